@@ -18,7 +18,6 @@ mod listen;
 mod lock_nodes;
 mod locks;
 mod metrics;
-mod mutex;
 mod refusal;
 mod sessions;
 mod shared_bytes;

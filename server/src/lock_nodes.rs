@@ -6,7 +6,7 @@
 //! which ZooKeeper refuses if either has a child by then.
 //!
 //! A lock that was made through Rollcall has a record, `/.rollcall/locks/<2 hex>/<30 hex>` by the hash of its path.
-//! Replicas find unused locks by their records, without reading the whole tree (`locks/idle.rs`).
+//! Replicas find unused locks by their records, without reading the whole tree (`locks/hold/idle.rs`).
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;

@@ -1,4 +1,4 @@
-//! Holds the code to the tables of `ARCHITECTURE.md`, and to names that mean one thing.
+//! Holds the code to the tables of `ARCHITECTURE.md`, to names that mean one thing, and to imports in one direction.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -234,4 +234,159 @@ fn the_glossary_names_only_what_exists() {
     let gone: Vec<_> = glossary.split('`').skip(1).step_by(2).filter(|name| !exists(name)).collect();
     assert!(gone.is_empty(), "{gone:?}");
     assert!(glossary.lines().count() <= 60);
+}
+
+/// A `use` of something of the own crate: its path from the crate's root, and the name that it gets.
+type CrateUse = (Vec<String>, String);
+
+/// The code of each file of a crate, without its tests, by module; that of `lib.rs` is the empty name.
+fn modules(root: &Path) -> BTreeMap<String, String> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path.strip_prefix(root).unwrap().to_owned(), text));
+            }
+        }
+    }
+    let of_tests: BTreeSet<_> = found.iter().flat_map(|(file, text)| test_modules(file, text)).collect();
+    found.retain(|(file, _)| !of_tests.contains(file) && file != Path::new("main.rs"));
+    let module = |file: &Path| {
+        let name = file.with_extension("").to_string_lossy().replace('/', "::");
+        match name.as_str() {
+            "lib" => String::new(),
+            name => name.trim_end_matches("::mod").to_owned(),
+        }
+    };
+    let without_tests = |text: &str| code(text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default());
+    found.iter().map(|(file, text)| (module(file), without_tests(text))).collect()
+}
+
+/// The single paths of a `use` with groups, nested ones too.
+fn expand(import: &str) -> Vec<String> {
+    let Some((prefix, group)) = import.split_once('{') else { return vec![import.trim().to_owned()] };
+    let (mut depth, mut items) = (0, vec![String::new()]);
+    for character in group.chars() {
+        match character {
+            '}' if depth == 0 => break,
+            ',' if depth == 0 => items.push(String::new()),
+            _ => {
+                depth += i32::from(character == '{') - i32::from(character == '}');
+                items.last_mut().unwrap().push(character);
+            }
+        }
+    }
+    let items = items.iter().map(|item| item.trim()).filter(|item| !item.is_empty());
+    items.flat_map(expand).map(|item| format!("{}{item}", prefix.trim())).collect()
+}
+
+/// What a file imports of its own crate.
+fn crate_uses(module: &str, code: &str) -> Vec<CrateUse> {
+    let starts = ["use ", "pub use ", "pub(crate) use ", "pub(super) use "];
+    let mut statements = Vec::new();
+    let mut rest = code;
+    while let Some(line) = rest.lines().next() {
+        if let Some(path) = starts.iter().find_map(|start| line.trim_start().strip_prefix(start)) {
+            let from = &rest[line.len() - path.len()..];
+            statements.push(from.split(';').next().unwrap_or_default().replace('\n', " "));
+        }
+        rest = rest[line.len()..].trim_start_matches('\n');
+    }
+    let own: Vec<_> = module.split("::").filter(|segment| !segment.is_empty()).map(str::to_owned).collect();
+    let absolute = |import: String| {
+        let (path, alias) =
+            import.split_once(" as ").map_or((import.as_str(), None), |(path, alias)| (path, Some(alias)));
+        let mut segments = path.split("::").map(str::trim).peekable();
+        let mut base = match segments.next()? {
+            "crate" => Vec::new(),
+            "self" => own.clone(),
+            "super" => {
+                let mut base = own.clone();
+                base.pop();
+                base
+            }
+            _ => return None,
+        };
+        while segments.next_if_eq(&"super").is_some() {
+            base.pop();
+        }
+        base.extend(segments.filter(|segment| *segment != "self").map(str::to_owned));
+        let name = alias.map_or_else(|| base.last().cloned().unwrap_or_default(), |alias| alias.trim().to_owned());
+        Some((base, name))
+    };
+    statements.iter().flat_map(|statement| expand(statement)).filter_map(absolute).collect()
+}
+
+/// The file that defines what a path names: re-exports and imports of other files are followed.
+fn defining_file(path: &[String], uses: &BTreeMap<String, Vec<CrateUse>>, depth: usize) -> String {
+    let length = (0..=path.len()).rev().find(|length| uses.contains_key(&path[..*length].join("::")));
+    let length = length.unwrap_or_default();
+    let (file, rest) = (path[..length].join("::"), &path[length..]);
+    let renamed = rest.first().and_then(|name| uses.get(&file)?.iter().find(|(_, alias)| alias == name));
+    match renamed {
+        Some((target, _)) if depth > 0 => defining_file(&[target.as_slice(), &rest[1..]].concat(), uses, depth - 1),
+        _ => file,
+    }
+}
+
+/// Which files each file imports from.
+fn file_imports(root: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let modules = modules(root);
+    let uses: BTreeMap<_, _> =
+        modules.iter().map(|(module, code)| (module.clone(), crate_uses(module, code))).collect();
+    let of = |module: &String, uses_of: &Vec<CrateUse>| {
+        let files = uses_of.iter().map(|(path, _)| defining_file(path, &uses, 8));
+        files.filter(|file| file != module).collect()
+    };
+    uses.iter().map(|(module, uses_of)| (module.clone(), of(module, uses_of))).collect()
+}
+
+/// The files that are in a circle: each can be reached from itself.
+fn in_circles(imports: &BTreeMap<String, BTreeSet<String>>) -> Vec<&String> {
+    let reaches_itself = |start: &String| {
+        let (mut seen, mut next) = (BTreeSet::new(), vec![start]);
+        while let Some(file) = next.pop() {
+            for import in imports.get(file).into_iter().flatten() {
+                if import == start {
+                    return true;
+                }
+                if seen.insert(import) {
+                    next.push(import);
+                }
+            }
+        }
+        false
+    };
+    imports.keys().filter(|file| reaches_itself(file)).collect()
+}
+
+#[test]
+fn files_do_not_import_in_circles() {
+    let server = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let imports = file_imports(&source());
+    assert!(imports["locks::task"].contains("locks::acquire::attempt"), "{:?}", imports["locks::task"]);
+    assert!(imports["grpc::locks"].contains("locks::stream::event"), "a re-export is followed");
+    for root in [source(), server.join("../wire/src"), server.join("../embedded/src")] {
+        let imports = file_imports(&root);
+        assert!(imports.len() > 5, "{}", root.display());
+        let circular = in_circles(&imports);
+        assert!(circular.is_empty(), "{}: {circular:?}", root.display());
+    }
+}
+
+#[test]
+fn a_use_with_nested_groups_is_read_as_its_paths() {
+    let code =
+        "use super::{a::{B, c::D}, self};\n    pub(crate) use crate::e::{\n    F as G,\n    h,\n};\nuse std::fmt;";
+    let uses: Vec<_> = crate_uses("x::y", code).into_iter().map(|(path, name)| (path.join("::"), name)).collect();
+    let expected = [("x::a::B", "B"), ("x::a::c::D", "D"), ("x", "x"), ("e::F", "G"), ("e::h", "h")];
+    assert_eq!(uses, expected.map(|(path, name)| (path.to_owned(), name.to_owned())));
+    let circle = [("a", "b"), ("b", "c"), ("c", "b"), ("d", "a")];
+    let circle = circle.map(|(file, import)| (file.to_owned(), BTreeSet::from([import.to_owned()])));
+    assert_eq!(in_circles(&BTreeMap::from(circle)), ["b", "c"]);
 }

@@ -1,71 +1,93 @@
-//! Who holds a lock and who waits for it.
+//! DescribeLock: the holders of a lock and its queue.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use super::queue::{Limit, Queue, contender_name, lease_name, looks_like_a_lease};
-use super::record::{Record, record_path};
-use super::terms::PATIENCE;
-use super::{Interrupt, LONG, Locks, READ_CHUNK, Shared, go_through, node, seat};
+use super::long_lists::{LONG, READ_CHUNK, go_through};
+use super::outcome::StepError;
+use super::readings::Readings;
+use super::recipe::contenders::{Limit, Queue, contender_name, lease_name, looks_like_a_lease};
+use super::recipe::lease_record::{Record, record_path};
+use super::recipe::lock_node::{is_durable, not_a_lock};
+use super::timing::{PATIENCE, pause};
 use crate::budget::Account;
 use crate::error::Error;
 use crate::refusal;
 use crate::shared_bytes::SharedBytes;
 use crate::types::{FencingToken, NodePath, SessionId};
 use crate::zk::layout::{FENCES, LEASES, lock_queue, session_of_fence};
-use crate::zk::{self, ErrorCode, Listed, Read, Request, Response, Session};
+use crate::zk::{self, ErrorCode, Listed, Pool, Read, Request, Response, Roster, Session};
 
-/// How often what changes meanwhile is read again, to give one consistent state. After that, what was read is given.
+/// Maximum number of reads for one consistent state of a lock that changes. After that the last read is described: a
+/// larger value costs more reads of a busy lock.
 const READ_TRIES: usize = 4;
-/// Number of holders, and of waiters, that are described; of more, not all.
+/// Maximum number of descriptions of more than [`LONG`] parties that are read at a time: each takes some 30 MB
+/// meanwhile.
+const LARGE_DESCRIPTIONS: usize = 4;
+/// Maximum number of holders, and of waiters, in a description.
 const PARTIES: usize = 10_000;
-/// Number of bytes that are kept of a node: more than any name or record of ours has.
+/// Number of bytes that are kept of a node: more than any name or record of ours has. Other programs may write up to 1
+/// MiB.
 const KEPT: usize = 16 * 1024;
 
-/// Who holds a lock and who waits for it.
+/// The holders of a lock and its queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Description {
-    /// The path that was asked for.
+    /// The path of the lock.
     pub(crate) path: NodePath,
-    /// How many may hold the lock at once; 0 for a path that was never locked.
+    /// Maximum number of holders; 0 for a path that was never locked.
     pub(crate) simultaneous: u32,
-    /// Those who hold it, the earliest grant first.
+    /// The holders, the earliest grant first.
     pub(crate) holders: Vec<Party>,
-    /// Those who wait, in order.
+    /// The waiters, in order.
     pub(crate) waiters: Vec<Party>,
 }
 
-/// One who holds a lock or waits for it.
+/// A holder or a waiter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Party {
-    /// The name that it gave.
+    /// The name that its client gave.
     pub(crate) name: String,
-    /// Of a holder: the transaction of its grant.
+    /// The transaction of the grant; `None` for a waiter.
     pub(crate) fencing_token: Option<FencingToken>,
-    /// Since when, in milliseconds since the epoch, by ZooKeeper's clock.
+    /// The time of the grant, or of the place in the queue, in milliseconds since the epoch by ZooKeeper's clock.
     pub(crate) since_ms: i64,
-    /// Not through Rollcall: its session has no fence.
+    /// Whether its client does not use Rollcall: its session has no fence.
     pub(crate) foreign: bool,
-    /// How long it outlives its stream, if it is known to.
+    /// Time for which it outlives its stream; `None`: it does not, or this is not known.
     pub(crate) ttl: Option<Duration>,
-    /// The name of the replica that keeps it; empty where it is not known.
+    /// The name of the replica that keeps it; empty if it is not known.
     pub(crate) replica: String,
 }
 
-impl Locks {
-    /// Who holds a lock and who waits for it, as `make` tells it. Calls for one lock that come at once share what is read
-    /// and what is made of it; a connection pays once for bytes that several of its calls have.
-    ///
-    /// # Errors
-    /// Beside those of ZooKeeper, [`Error::LimitExceeded`] when the connection has too much that it has not read, or the
-    /// replica has.
-    ///
-    /// # Cancellation
-    /// Safe: what is being read is read to its end, for all others who wait for it.
-    pub(crate) async fn describe(
+/// Describes locks. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Describer(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    pool: Pool,
+    roster: Roster,
+    descriptions: Readings<SharedBytes>,
+    /// Places for the descriptions of locks with many holders and waiters.
+    large_descriptions: Semaphore,
+    /// The account of all connections, for the bytes that they share.
+    common: Account,
+}
+
+impl Describer {
+    pub(super) fn new(pool: Pool, roster: Roster, common: Account) -> Self {
+        let large_descriptions = Semaphore::new(LARGE_DESCRIPTIONS);
+        Self(Arc::new(Shared { pool, roster, descriptions: Readings::default(), large_descriptions, common }))
+    }
+
+    /// See `Locks::describe`.
+    pub(super) async fn describe(
         &self,
         path: &NodePath,
         account: &Account,
@@ -78,39 +100,39 @@ impl Locks {
             let described = timeout_at(deadline, reading).await.map_err(|_| Error::BackendUnavailable)?;
             match described {
                 Ok(described) => return described.held_by(account),
-                Err(Interrupt::Zk(zk::Error::Refused(code))) => return Err(refusal::refused(path, code)),
-                Err(Interrupt::Zk(_)) if Instant::now() < deadline => seat::pause().await,
-                Err(interrupt) => return Err(interrupt.into()),
+                Err(StepError::Zk(zk::Error::Refused(code))) => return Err(refusal::refused(path, code)),
+                Err(StepError::Zk(_)) if Instant::now() < deadline => pause().await,
+                Err(error) => return Err(error.into()),
             }
         }
     }
 }
 
 impl Shared {
-    async fn described(&self, path: &NodePath, make: fn(&Description) -> Bytes) -> Result<SharedBytes, Interrupt> {
+    async fn described(&self, path: &NodePath, make: fn(&Description) -> Bytes) -> Result<SharedBytes, StepError> {
         let owner = self.pool.any()?;
         let bytes = describe(owner.session(), path, self, make).await?;
         Ok(SharedBytes::new(bytes, &self.common)?)
     }
 }
 
-/// What comes after a look at what was read.
+/// The next step after a read.
 enum Next {
-    /// These nodes are read as well.
+    /// Read these nodes as well.
     Read(Vec<NodePath>),
     Made(Bytes),
 }
 
-/// Reads all of it in one transaction, if it fits and holds still; otherwise in as few as possible. The first tells
-/// whether it is a lock at all, before anything of what it has as children is read.
+/// Reads the lock in one transaction, if it fits and does not change meanwhile; otherwise in as few as possible. The
+/// first read shows whether the node is a lock at all, before any of its children is read.
 async fn describe(
     session: &Session,
     path: &NodePath,
     shared: &Shared,
     make: fn(&Description) -> Bytes,
-) -> Result<Bytes, Interrupt> {
+) -> Result<Bytes, StepError> {
     session.sync(path).await?;
-    // What is no lock may have any number of children.
+    // A node that is no lock may have any number of children.
     if session.get(path).await?.is_some_and(|read| Limit::of(&read.data) == Limit::Foreign) {
         return Err(not_a_number(path));
     }
@@ -119,7 +141,7 @@ async fn describe(
     let mut place = None;
     for tries in 1.. {
         if place.is_none() && nodes.len() > LONG {
-            // Few locks with very many parties may be read at a time. It is never closed.
+            // Few locks with very many parties may be read at a time. The semaphore is never closed.
             place = shared.large_descriptions.acquire().await.ok();
         }
         let mut state = State::read(session, path, &queue, &nodes).await?;
@@ -145,12 +167,12 @@ struct State {
     /// The sessions that have a fence.
     fences: HashSet<SessionId>,
     replicas: Listed,
-    /// Each node that was read; one that is gone as `None`.
+    /// The nodes that were read; `None`: the node is gone.
     nodes: HashMap<NodePath, Option<Read>>,
 }
 
 impl State {
-    async fn read(session: &Session, path: &NodePath, queue: &NodePath, nodes: &[NodePath]) -> Result<Self, Interrupt> {
+    async fn read(session: &Session, path: &NodePath, queue: &NodePath, nodes: &[NodePath]) -> Result<Self, StepError> {
         let mut state = Self::default();
         let children = |path: &str| Request::GetChildren { path: path.to_owned(), watch: false };
         let mut parts = vec![get(path.as_str()), children(path.as_str()), children(queue.as_str()), children(FENCES)];
@@ -186,7 +208,7 @@ impl State {
         answer: Result<Response, ErrorCode>,
         path: &NodePath,
         contenders: &mut Vec<String>,
-    ) -> Result<(), Interrupt> {
+    ) -> Result<(), StepError> {
         match (index, answer) {
             (_, Err(code)) if code != ErrorCode::NoNode => return Err(refusal::refused(path, code).into()),
             (0, answer) => self.lock = as_read(answer),
@@ -211,7 +233,7 @@ impl State {
         queue: &NodePath,
         is_last: bool,
         make: fn(&Description) -> Bytes,
-    ) -> Result<Next, Interrupt> {
+    ) -> Result<Next, StepError> {
         self.simultaneous(path)?;
         let needed = self.needed(path, queue);
         if !is_last && !needed.iter().all(|node| self.has_read(node)) {
@@ -220,11 +242,11 @@ impl State {
         Ok(Next::Made(make(&self.description(path, queue)?)))
     }
 
-    /// The nodes that a description is made of: of very many, the first.
+    /// The nodes that the description needs: the first of very many.
     fn needed(&self, path: &NodePath, queue: &NodePath) -> Vec<NodePath> {
         let mut nodes: Vec<_> = self.leases.iter().take(PARTIES).map(|name| path.join(name)).collect();
-        // What makes a durable child a lease, once it is known to be durable.
-        let records = nodes.iter().filter(|lease| self.get(lease).is_some_and(|lease| node::is_durable(&lease.stat)));
+        // The records of leases with a ttl, of children that are known to be durable.
+        let records = nodes.iter().filter(|lease| self.get(lease).is_some_and(|lease| is_durable(&lease.stat)));
         let records: Vec<_> = records.map(|lease| record_path(lease.name())).collect();
         nodes.extend(records);
         nodes.extend(self.contenders.names().take(PARTIES).map(|name| queue.join(name)));
@@ -235,33 +257,33 @@ impl State {
         self.nodes.get(node)?.as_ref()
     }
 
-    /// Whether a node that is listed was read. A grant between two parts shows in neither: its contender was gone, and
-    /// its lease not listed yet. A record may well be missing.
+    /// Whether a listed node was read. A grant between two reads shows in neither: its contender was gone, and its
+    /// lease not listed yet. A record may be missing.
     fn has_read(&self, node: &NodePath) -> bool {
         let read = self.nodes.get(node);
         read.is_some_and(|read| read.is_some() || node.parent().is_some_and(|parent| parent.as_str() == LEASES))
     }
 
-    /// The lock's number; an error if it is no lock.
-    fn simultaneous(&self, path: &NodePath) -> Result<u32, Interrupt> {
+    /// The lock's limit; an error if the node is no lock.
+    fn simultaneous(&self, path: &NodePath) -> Result<u32, StepError> {
         match self.lock.as_ref().map(|lock| Limit::of(&lock.data)) {
             Some(Limit::Foreign) => Err(not_a_number(path)),
             Some(Limit::Empty) if !self.leases.iter().all(|name| looks_like_a_lease(name)) => {
-                Err(node::not_a_lock(path, "it has children that are no leases"))
+                Err(not_a_lock(path, "it has children that are no leases"))
             }
             Some(Limit::Number(number)) => Ok(number),
             None | Some(Limit::Empty) => Ok(0),
         }
     }
 
-    fn description(&self, path: &NodePath, queue: &NodePath) -> Result<Description, Interrupt> {
+    fn description(&self, path: &NodePath, queue: &NodePath) -> Result<Description, StepError> {
         let simultaneous = self.simultaneous(path)?;
         let mut holders = Vec::new();
         for name in &self.leases {
             let Some(lease) = self.get(&path.join(name)) else { continue };
             let record_path = record_path(name);
-            if node::is_durable(&lease.stat) && self.nodes.get(&record_path) == Some(&None) {
-                return Err(node::not_a_lock(path, "it has durable children that are no leases"));
+            if is_durable(&lease.stat) && self.nodes.get(&record_path) == Some(&None) {
+                return Err(not_a_lock(path, "it has durable children that are no leases"));
             }
             let record = self.get(&record_path).and_then(|record| Record::parse(&record.data));
             let party = self.party(lease, lease_name(&lease.data));
@@ -283,27 +305,27 @@ impl State {
             name,
             fencing_token: Some(FencingToken(read.stat.czxid)),
             since_ms: read.stat.ctime,
-            foreign: !node::is_durable(&read.stat) && !self.fences.contains(&owner),
+            foreign: !is_durable(&read.stat) && !self.fences.contains(&owner),
             ttl: None,
             replica: self.replica(owner),
         }
     }
 
-    /// The name of the replica that a session belongs to.
+    /// The name of the replica that has this session.
     fn replica(&self, session: SessionId) -> String {
         self.replicas.name_of(session).unwrap_or_default().to_owned()
     }
 }
 
-fn not_a_number(path: &NodePath) -> Interrupt {
-    node::not_a_lock(path, "its data is no number")
+fn not_a_number(path: &NodePath) -> StepError {
+    not_a_lock(path, "its data is no number")
 }
 
 fn get(path: &str) -> Request {
     Request::GetData { path: path.to_owned(), watch: false }
 }
 
-/// What was read, without the rest of the answer, and without the most of what a stranger has written.
+/// A copy of the node's first bytes. The rest, which another program may have written, is freed with the answer.
 fn as_read(answer: Result<Response, ErrorCode>) -> Option<Read> {
     match answer {
         Ok(Response::Data { data, stat }) => {

@@ -1,25 +1,25 @@
-//! Readings of a lock that many may ask for at once: one at a time is made, and serves all who have asked before it began.
-//! Ten thousand calls about one lock cost ZooKeeper two readings, not ten thousand.
+//! Readings of a lock that many calls share. One reading at a time is made; it serves all calls that came before it
+//! began. Ten thousand calls about one lock cost ZooKeeper two readings, not ten thousand.
 //!
-//! A reading is made by a task of its own, to its end, whatever becomes of the caller that began it: callers that leave
-//! early cost the others nothing.
+//! A task of its own makes the reading, to its end, even if the call that began it is cancelled. So a cancelled call
+//! costs the others nothing.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::lock;
-use super::terms::PATIENCE;
+use super::timing::PATIENCE;
 use crate::types::NodePath;
 use crate::zk;
 
-/// Maximum number of readings under way. More callers that leave at once would leave more tasks behind.
+/// Maximum number of readings in flight. With a larger value more cancelled calls leave tasks behind.
 const UNDER_WAY: usize = 1024;
 
-/// The readings of all locks; of a lock for which nobody waits nothing is kept.
+/// The readings of all locks; nothing is kept for a lock without waiting calls.
 #[derive(Debug)]
 pub(super) struct Readings<T> {
     of_locks: Arc<OfLocks<T>>,
@@ -31,13 +31,13 @@ type OfLocks<T> = Mutex<HashMap<NodePath, Weak<Reading<T>>>>;
 
 #[derive(Debug)]
 struct Reading<T> {
-    /// Whose turn it is to read.
+    /// The right to read.
     turn: Arc<Semaphore>,
-    /// The last one, and when it began.
+    /// The last reading, and when it began.
     last: Mutex<Option<(Instant, Arc<T>)>>,
 }
 
-/// One who waits for a reading, or makes it.
+/// A call that waits for a reading, or the task that makes it.
 struct ReadingParty<T> {
     of_locks: Arc<OfLocks<T>>,
     path: NodePath,
@@ -51,11 +51,11 @@ impl<T> Default for Readings<T> {
 }
 
 impl<T: Send + Sync + 'static> Readings<T> {
-    /// A reading that begins after this call: this one, which is made if nobody else has made one meanwhile. One that
-    /// takes longer than [`PATIENCE`] is given up.
+    /// A reading that began after this call: that of another call, or else `read`. A reading that takes longer than
+    /// [`PATIENCE`] is given up.
     ///
     /// # Cancellation
-    /// Safe: a reading that has begun is made all the same, for all others who wait for it.
+    /// Safe: a reading that has begun is completed, for all other calls that wait for it.
     pub(super) async fn read<E, F>(&self, path: &NodePath, read: impl FnOnce() -> F) -> Result<Arc<T>, E>
     where
         E: From<zk::Error> + Send + 'static,
@@ -66,7 +66,7 @@ impl<T: Send + Sync + 'static> Readings<T> {
         let reading = &caller.reading;
         // Neither is ever closed.
         let turn = reading.turn.clone().acquire_owned().await;
-        if let Some((began, last)) = &*lock(&reading.last)
+        if let Some((began, last)) = &*reading.last.lock()
             && *began > asked
         {
             return Ok(last.clone());
@@ -77,7 +77,7 @@ impl<T: Send + Sync + 'static> Readings<T> {
             let began = Instant::now();
             let made = timeout(PATIENCE, read).await.unwrap_or_else(|_| Err(zk::Error::NotSent.into())).map(Arc::new);
             if let Ok(made) = &made {
-                *lock(&reader.reading.last) = Some((began, made.clone()));
+                *reader.reading.last.lock() = Some((began, made.clone()));
             }
             drop((turn, place, reader));
             drop(reply.send(made));
@@ -87,7 +87,7 @@ impl<T: Send + Sync + 'static> Readings<T> {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = lock(&self.tasks);
+        let mut tasks = self.tasks.lock();
         while let Some(done) = tasks.try_join_next() {
             if let Err(error) = done {
                 tracing::error!(%error, "the reading of a lock failed");
@@ -99,7 +99,7 @@ impl<T: Send + Sync + 'static> Readings<T> {
 
 impl<T> Readings<T> {
     fn party(&self, path: &NodePath) -> ReadingParty<T> {
-        let mut of_locks = lock(&self.of_locks);
+        let mut of_locks = self.of_locks.lock();
         let reading = of_locks.get(path).and_then(Weak::upgrade).unwrap_or_else(|| {
             let reading = Arc::new(Reading { turn: Arc::new(Semaphore::new(1)), last: Mutex::default() });
             of_locks.insert(path.clone(), Arc::downgrade(&reading));
@@ -112,8 +112,8 @@ impl<T> Readings<T> {
 
 impl<T> Drop for ReadingParty<T> {
     fn drop(&mut self) {
-        // Under the lock nobody new comes: this one, and no other, is the last.
-        let mut of_locks = lock(&self.of_locks);
+        // While the table is locked no other party is made: exactly one is the last.
+        let mut of_locks = self.of_locks.lock();
         if Arc::strong_count(&self.reading) == 1 {
             of_locks.remove(&self.path);
         }
@@ -156,10 +156,10 @@ mod tests {
         }
 
         async fn is_empty(&self) -> bool {
-            while lock(&self.readings.tasks).try_join_next().is_some() || !lock(&self.readings.tasks).is_empty() {
+            while self.readings.tasks.lock().try_join_next().is_some() || !self.readings.tasks.lock().is_empty() {
                 tokio::task::yield_now().await;
             }
-            lock(&self.readings.of_locks).is_empty()
+            self.readings.of_locks.lock().is_empty()
         }
     }
 

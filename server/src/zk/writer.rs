@@ -109,12 +109,12 @@ pub(crate) enum CommitError {
     Zk(#[from] Error),
 }
 
-type Outcome = Result<Committed, CommitError>;
+type CommitResult = Result<Committed, CommitError>;
 
 #[derive(Debug)]
 struct Waiting {
     unit: Unit,
-    reply: oneshot::Sender<Outcome>,
+    reply: oneshot::Sender<CommitResult>,
 }
 
 /// A handle to the writer of one session.
@@ -157,7 +157,7 @@ impl Writer {
     ///
     /// # Cancellation
     /// The unit is carried out all the same, unless it still waits.
-    pub(crate) async fn commit(&self, unit: Unit) -> Outcome {
+    pub(crate) async fn commit(&self, unit: Unit) -> CommitResult {
         let (reply, outcome) = oneshot::channel();
         self.queue.try_send(Waiting { unit, reply }).map_err(|_| Error::NotSent)?;
         outcome.await.unwrap_or(Err(CommitError::Zk(Error::OutcomeUnknown)))
@@ -533,7 +533,7 @@ pub(super) fn send_one(
     guards: Vec<Request>,
     ops: &[Request],
     stats: Stats,
-) -> impl Future<Output = Outcome> + Send + use<> {
+) -> impl Future<Output = CommitResult> + Send + use<> {
     let guard_count = guards.len();
     let sent = send(session, guards, &[ops], stats);
     async move {

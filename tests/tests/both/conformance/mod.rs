@@ -2,15 +2,15 @@
 //! The parts of `server/src` that rely on each:
 //!
 //! - `sessions`: sessions granted, resumed, moved, refused and ended; what ends with a session, and in which order.
-//!   `zk/session.rs`, `zk/pool.rs`; for fences and evidence `sessions/claims.rs`, `locks/life.rs`, `locks/reaper.rs`.
+//!   `zk/session.rs`, `zk/pool.rs`; for fences and evidence `sessions/claims.rs`, `locks/task.rs`, `locks/hold/`.
 //! - `writes`: versions, transactions, refusals, sequential names, access control lists, the frame limit.
-//!   `zk/calls.rs`, `zk/writer.rs`, `durable/`, `locks/attempt.rs`, `locks/node.rs`, `locks/queue.rs`.
+//!   `zk/calls.rs`, `zk/writer.rs`, `durable/`, `locks/acquire/`, `locks/recipe/`.
 //! - `multi`: all or nothing, one transaction, the answers of its parts; the multis of a takeover, a removal, a grant.
-//!   `zk/writer.rs`, `sessions/claims.rs`, `locks/attempt.rs`, `locks/lasting.rs`, `durable/`.
+//!   `zk/writer.rs`, `sessions/claims.rs`, `locks/acquire/`, `locks/hold/`, `durable/`.
 //! - `reads`: multi reads, stats, `sync`, the transaction id in a read's header. `views/fetch.rs`, `views/state.rs`,
 //!   `durable/`, `locks/describe.rs`.
 //! - `watches`: which events are sent, once, in which order, before which answer, and which are not. `zk/hub.rs`,
-//!   `zk/watches.rs`, `views/consistent_read.rs`, `sessions/entry.rs`, `locks/line.rs`.
+//!   `zk/watches.rs`, `views/consistent_read.rs`, `sessions/entry.rs`, `locks/acquire/wait.rs`.
 //! - `mortal`, `logins`, `words`, and the events of `setWatches2`: not the server, but other programs that share the
 //!   tree.
 

@@ -1,34 +1,38 @@
-//! What a list of contenders and of leases implies. Pure.
+//! The rules of the queue: what a list of contenders and of leases implies, and what a lock node's data says. Pure.
+//!
+//! Contenders are ordered as kazoo orders them, by their digits as text. ZooKeeper's sequence numbers end at
+//! 2147483647; every later contender gets that number again, so that its digits are no place in the queue ([`Digits`]).
 
-use super::MAX_NAME;
 use crate::types::Stat;
 use crate::zk::layout::LOCK_MARK;
 
-/// Sequence numbers from here on are near the last one, after which ZooKeeper gives none that is unique and rises. A queue
-/// that has come so far is replaced when nobody is in it. A larger value leaves less time to find it empty.
+/// Maximum length of a client's name in bytes. Of a longer name, which another program has written, as much is read.
+pub(crate) const MAX_NAME: usize = 1024;
+/// A queue whose sequence numbers have come this far is replaced when it is empty. After [`LAST_UNIQUE`] ZooKeeper
+/// gives no number that is unique and rises: a larger value leaves less time to find the queue empty.
 const WORN_OUT: i32 = 2_000_000_000;
-/// ZooKeeper gives the number after this one again and again.
+/// The last number that ZooKeeper gives once; it gives the next one again and again.
 const LAST_UNIQUE: i32 = i32::MAX - 1;
 
-/// More contenders ahead than this are looked up with a new list rather than one by one.
-pub(super) const NEAR: usize = 32;
+/// Maximum number of contenders ahead that are read one by one; if there are more, the list is read again.
+pub(crate) const NEAR: usize = 32;
 
-/// One that waits, as the name of its node tells.
+/// A contender, by the name of its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Contender {
-    /// Its place among all that ever came, in the order in which kazoo compares the digits: as text.
+pub(crate) struct Contender {
+    /// Its place among all contenders that ever existed, in the order in which kazoo compares the digits: as text.
     order: i64,
     /// The node's whole name.
-    pub(super) name: String,
+    pub(crate) name: String,
 }
 
-/// All that wait, first come first.
+/// All contenders, the first to come first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Queue(Vec<Contender>);
+pub(crate) struct Queue(Vec<Contender>);
 
 impl Contender {
-    /// Reads a name as kazoo does: ten digits, perhaps negative, right after the last `__lock__`. Other nodes are no
-    /// contenders, and keep nobody waiting.
+    /// Reads a name as kazoo does: ten digits, perhaps with a minus, right after the last `__lock__`. Other nodes are
+    /// no contenders, and keep no client waiting.
     fn parse(name: String) -> Option<Self> {
         /// Text that begins with a minus comes before all digits, and the smaller amount first.
         const NEGATIVE: i64 = -10_000_000_000;
@@ -41,50 +45,50 @@ impl Contender {
         Some(Self { order: if unsigned == digits { amount } else { NEGATIVE + amount }, name })
     }
 
-    /// By the digits, and equal ones by the name.
+    /// The order in the queue: by the digits, and equal digits by the name.
     fn key(&self) -> (i64, &str) {
         (self.order, &self.name)
     }
 }
 
-/// Number of contenders that were ever created in the queue with this stat. ZooKeeper counts no further than the largest
-/// number that there is.
+/// Number of contenders that were ever created in the queue with this stat. ZooKeeper counts up to the largest `i32`.
 ///
-/// ZooKeeper's digits count the children that were ever created; `cversion` counts the deleted ones as well, and runs over.
+/// ZooKeeper's digits count the children that were ever created; `cversion` counts the deleted ones as well, and runs
+/// over.
 fn created(queue: &Stat) -> i32 {
     let twice = queue.cversion.wrapping_add(queue.num_children).cast_unsigned();
     i32::try_from(twice / 2).unwrap_or(i32::MAX)
 }
 
-/// The digits of the next contender, where this is the queue's stat. `None`: they are not sure to be unique.
-pub(super) fn next_digits(queue: &Stat) -> Option<i32> {
+/// The digits of the next contender of the queue with this stat. `None`: they may not be unique.
+pub(crate) fn next_digits(queue: &Stat) -> Option<i32> {
     Some(created(queue)).filter(|next| *next < WORN_OUT)
 }
 
-/// The digits after these; `None`: they are not sure to be unique.
-pub(super) fn digits_after(digits: i32) -> Option<i32> {
+/// The digits after these; `None`: they may not be unique.
+pub(crate) fn digits_after(digits: i32) -> Option<i32> {
     digits.checked_add(1).filter(|next| *next < WORN_OUT)
 }
 
 /// Whether the queue with this stat is to be replaced.
-pub(super) fn is_worn_out(queue: &Stat) -> bool {
+pub(crate) fn is_worn_out(queue: &Stat) -> bool {
     next_digits(queue).is_none()
 }
 
-/// What a contender's digits are worth.
+/// The worth of a contender's digits as a place in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Digits {
-    /// Nobody else has them, and nobody comes in ahead of them.
+pub(crate) enum Digits {
+    /// No other contender has them, and none that comes later is ordered before them.
     Sure,
-    /// Nobody else has them. Once the numbers have run out, others may come in ahead of them.
+    /// No other contender has them. Once the numbers have run out, later contenders may be ordered before them.
     Late,
-    /// Others may have the same, and whoever comes next may come in ahead of them: they are no place in the queue.
+    /// Other contenders may have them too, and later ones may be ordered before them: they are no place in the queue.
     RunOut,
 }
 
 impl Digits {
-    /// Those of the contender with this name.
-    pub(super) fn of(name: &str) -> Self {
+    /// The digits of the contender with this name.
+    pub(crate) fn of(name: &str) -> Self {
         match Contender::parse(name.to_owned()).and_then(|contender| i32::try_from(contender.order).ok()) {
             Some(0..WORN_OUT) => Self::Sure,
             Some(WORN_OUT..=LAST_UNIQUE) => Self::Late,
@@ -94,69 +98,70 @@ impl Digits {
 }
 
 impl Queue {
-    /// The queue that these children of a `…-__lock__` node make.
-    pub(super) fn of(names: Vec<String>) -> Self {
+    /// The queue in a `…-__lock__` node with these children.
+    pub(crate) fn of(names: Vec<String>) -> Self {
         let mut contenders: Vec<_> = names.into_iter().filter_map(Contender::parse).collect();
         contenders.sort_unstable_by(|one, other| one.key().cmp(&other.key()));
         Self(contenders)
     }
 
-    /// Those ahead of the contender with this name; none for the first. `None`: it is not in the queue.
-    pub(super) fn ahead_of(&self, name: &str) -> Option<&[Contender]> {
+    /// The contenders ahead of the one with this name; none for the first. `None`: it is not in the queue.
+    pub(crate) fn ahead_of(&self, name: &str) -> Option<&[Contender]> {
         let me = Contender::parse(name.to_owned())?;
         let index = self.0.binary_search_by(|contender| contender.key().cmp(&me.key())).ok()?;
         Some(&self.0[..index])
     }
 
     /// The names, in order.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|contender| contender.name.as_str())
     }
 
-    /// How many wait.
-    pub(super) fn len(&self) -> usize {
+    /// Number of contenders.
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// This queue with one more, who has just come. `None`: others may have come before, whose digits begin with `next`.
-    pub(super) fn joined(&self, name: &str, next: i32) -> Option<Self> {
+    /// This queue with one more contender, whose create was just answered. `None`: other contenders may have come
+    /// before it, with digits from `next` on.
+    pub(crate) fn joined(&self, name: &str, next: i32) -> Option<Self> {
         let contender = Contender::parse(name.to_owned())?;
         (contender.order == i64::from(next)).then(|| Self(self.0.iter().cloned().chain([contender]).collect()))
     }
 
-    /// This queue without one of those who wait. `None`: it is not among them.
-    pub(super) fn left(&self, name: &str) -> Option<Self> {
+    /// This queue without one contender. `None`: it is not in the queue.
+    pub(crate) fn left(&self, name: &str) -> Option<Self> {
         let others: Vec<_> = self.0.iter().filter(|contender| contender.name != name).cloned().collect();
         (others.len() < self.0.len()).then_some(Self(others))
     }
 }
 
-/// Whether one more lease fits. Only for the first of the queue: nobody else may take one.
-pub(super) fn may_take(limit: u32, leases: usize) -> bool {
+/// Whether the first contender may take a lease beside so many others. No other contender may.
+pub(crate) fn may_take(limit: u32, leases: usize) -> bool {
     u32::try_from(leases).is_ok_and(|leases| leases < limit)
 }
 
 /// Whether the lease with czxid `mine`, just granted, is one too many: a kazoo of 2.1 or older took one without being
-/// the first of the queue. The later grants give way; the earlier ones are held already.
-pub(super) fn must_give_up(limit: u32, leases: &[i64], mine: i64) -> bool {
+/// the first of the queue. The later grants give way, since clients hold the earlier ones already.
+pub(crate) fn must_give_up(limit: u32, leases: &[i64], mine: i64) -> bool {
     let earlier = leases.iter().filter(|&&czxid| czxid < mine).count();
     !may_take(limit, earlier)
 }
 
 /// The number in a lock node's data, as kazoo reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Limit {
-    /// This many may hold the lock; a number that is out of range counts as the nearest that is not.
+pub(crate) enum Limit {
+    /// Maximum number of holders; a number that is out of range counts as the nearest in range.
     Number(u32),
-    /// None yet: who made the node has not come to write it.
+    /// No number yet: kazoo creates the node first and writes the number then.
     Empty,
-    /// Something else.
+    /// Data that are no number.
     Foreign,
 }
 
 impl Limit {
     /// Reads a lock node's data.
-    pub(super) fn of(data: &[u8]) -> Self {
+    pub(crate) fn of(data: &[u8]) -> Self {
         let text = match std::str::from_utf8(data) {
             Ok(text) => text.trim(),
             Err(_) => return Self::Foreign,
@@ -174,19 +179,19 @@ impl Limit {
     }
 }
 
-/// Whether a child of a lock node without a number can be a lease: kazoo's are 32 hex digits, and so are ours.
-pub(super) fn looks_like_a_lease(name: &str) -> bool {
+/// Whether a child of a lock node without a number can be a lease: the names of kazoo's and of ours are 32 hex digits.
+pub(crate) fn looks_like_a_lease(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit))
 }
 
-/// The name in a lease's data. Others may have written any amount.
-pub(super) fn lease_name(data: &[u8]) -> String {
+/// The name in a lease's data. Another program may have written any amount.
+pub(crate) fn lease_name(data: &[u8]) -> String {
     let text = String::from_utf8_lossy(&data[..data.len().min(MAX_NAME)]);
     text.into_owned()
 }
 
 /// The name in a contender's data. Kazoo's Semaphore writes its own as Python shows bytes: `b'name'`.
-pub(super) fn contender_name(data: &[u8]) -> String {
+pub(crate) fn contender_name(data: &[u8]) -> String {
     let inner = data.strip_prefix(b"b'").and_then(|rest| rest.strip_suffix(b"'"));
     lease_name(inner.unwrap_or(data))
 }

@@ -1,11 +1,11 @@
-//! Ends the leases whose keeper has gone: every replica does, and the record's version lets one of them succeed.
+//! Ends the leases with a ttl whose keeper is gone. Every replica does, and the version of the record lets one succeed.
 //!
-//! A record is written by the session whose fence it names. So a keeper's end is always a change in the list of fences,
-//! and that list is all that has to be watched: each change of it has all records read again, which is rare.
+//! A record is written by the session whose fence it names. So the end of a keeper always changes the list of fences,
+//! and that list is all that has to be watched. After each change, which is rare, all records are read again.
 //!
-//! A record may name a session of ours and have no task: a pick-up was carried out, but too late for who asked for it; or
-//! a task failed. No other replica may end it; so we do. The task tells of it; what nothing told of is found within a
-//! minute.
+//! A record may name a session of this replica for which no task runs: ZooKeeper carried out a pick-up too late for its
+//! client, or a task failed. No other replica may end that lease, so this one does. The task reports it; a lease that
+//! no task has reported is found within a minute.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,39 +14,50 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 
-use super::id::Mark;
-use super::record::{self, Record, record_path};
-use super::{Shared, go_through, lock, seat};
+use crate::locks::long_lists::go_through;
+use crate::locks::recipe::lease_record::{self, Record, record_path};
+use crate::locks::recipe::lock_id::Mark;
+use crate::locks::running::RunningLocks;
+use crate::locks::timing::{pause, pool_change};
 use crate::types::NodePath;
 use crate::zk::layout::{FENCES, LEASES, fence};
-use crate::zk::{self, EphemeralSession, OneShot};
+use crate::zk::{self, EphemeralSession, OneShot, Pool};
 
-/// How many records are read at once.
+/// Maximum number of records in one read. A record is small, so this is more than
+/// [`crate::locks::long_lists::READ_CHUNK`].
 const RECORDS_PER_LOOK: usize = 256;
-/// Number of leases whose removal is under way at once.
+/// Maximum number of leases whose removal is in flight.
 const REMOVED_AT_ONCE: usize = 64;
-/// Looked at once more after that, whatever the watch says.
+/// Time after which all records are read again though no watch has fired. A larger value finds leases later that no
+/// task has reported.
 const AT_LEAST_EVERY: Duration = Duration::from_secs(60);
+
+/// The parts of the replica that the reaper needs.
+#[derive(Debug)]
+pub(crate) struct Reaper {
+    pub(crate) pool: Pool,
+    pub(crate) running: Arc<RunningLocks>,
+}
 
 /// A lease whose keeper is gone.
 #[derive(Debug, Clone)]
 struct Orphan {
     path: NodePath,
     version: i32,
-    /// When its ttl is over, by our clock, counted from when we first saw that it had no keeper.
+    /// The end of its ttl by this replica's clock, counted from when this replica first saw that the keeper was gone.
     due: Instant,
 }
 
-/// Never ends.
-pub(super) async fn run(shared: Arc<Shared>) {
+/// Ends orphaned leases; never returns.
+pub(crate) async fn run(reaper: Reaper) {
     let mut orphans = HashMap::new();
     loop {
-        let Ok(owner) = shared.pool.any() else {
-            shared.room_may_be_free().await;
+        let Ok(owner) = reaper.pool.any() else {
+            pool_change(&reaper.pool).await;
             continue;
         };
-        let Ok(mut changed) = look(&shared, &owner, &mut orphans).await else {
-            seat::pause().await;
+        let Ok(mut changed) = look(&reaper, &owner, &mut orphans).await else {
+            pause().await;
             continue;
         };
         let look_again = Instant::now() + AT_LEAST_EVERY;
@@ -54,7 +65,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             let due = orphans.values().map(|orphan| orphan.due).min().unwrap_or(look_again);
             tokio::select! {
                 _ = &mut changed => break,
-                () = shared.orphaned.notified() => break,
+                () = reaper.running.orphaned() => break,
                 () = tokio::time::sleep_until(due.min(look_again)) => {}
             }
             if !reap(&owner, &mut orphans).await {
@@ -64,16 +75,16 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// Finds the leases whose keeper is gone; those that were known stay due when they were. Gives a watch on the fences.
+/// Finds the leases whose keeper is gone; those that were known stay due when they were. Returns a watch on the fences.
 async fn look(
-    shared: &Shared,
+    reaper: &Reaper,
     owner: &EphemeralSession,
     orphans: &mut HashMap<String, Orphan>,
 ) -> Result<OneShot, zk::Error> {
     let session = owner.session();
     let (fences, leases) = (NodePath::trusted(FENCES), NodePath::trusted(LEASES));
     session.sync(&fences).await?;
-    // The records first: the fence of one that was written later is in the list.
+    // The records first: the list of fences has the fence of every record that was read.
     let names = session.children(&leases).await?.map(|(names, _)| names).unwrap_or_default();
     let mut records = Vec::new();
     for chunk in names.chunks(RECORDS_PER_LOOK) {
@@ -89,12 +100,12 @@ async fn look(
     }
     let (children, changed) = session.watch_children(&fences).await?;
     let Some((children, _)) = children else {
-        // Somebody has deleted it: there is nothing to watch, and each session has still to make its fence again.
+        // Another program has deleted it: there is nothing to watch, and each session has to make its fence again.
         session.ensure_parents(&fences.join("any")).await?;
         return Err(zk::Error::NotSent);
     };
     let standing: HashSet<_> = children.into_iter().collect();
-    // After the records: a task is found from before its first write of one until it has no more to do with it.
+    // The tasks after the records: a task is known from before it first writes a record until it has ended.
     let mut without_keeper = Vec::new();
     for (index, (name, record, version)) in records.into_iter().enumerate() {
         if index % RECORDS_PER_LOOK == 0 {
@@ -102,7 +113,7 @@ async fn look(
             tokio::task::yield_now().await;
         }
         if !standing.contains(NodePath::trusted(fence(record.owner)).name())
-            || (shared.pool.owner(record.owner).is_some() && !has_task(shared, &name))
+            || (reaper.pool.owner(record.owner).is_some() && !has_task(&reaper.running, &name))
         {
             without_keeper.push((name, record, version));
         }
@@ -113,12 +124,12 @@ async fn look(
     Ok(changed)
 }
 
-/// Whether a task of this replica has to do with the lease of this name.
-fn has_task(shared: &Shared, name: &str) -> bool {
-    Mark::of(name).is_some_and(|mark| lock(&shared.running).contains_key(&mark))
+/// Whether a task of this replica has the lock of the lease with this name.
+fn has_task(running: &RunningLocks, name: &str) -> bool {
+    Mark::of(name).is_some_and(|mark| running.has(&mark))
 }
 
-/// The orphans now: those that were known with the same version stay due when they were.
+/// The orphans now: those that were known, with the same version, stay due when they were.
 fn known_or_due(
     known: &HashMap<String, Orphan>,
     records: Vec<(String, Record, i32)>,
@@ -132,21 +143,21 @@ fn known_or_due(
     records.into_iter().map(orphan).collect()
 }
 
-/// Removes what is due. `false`: look again.
+/// Removes the leases that are due. `false`: look again.
 async fn reap(owner: &EphemeralSession, orphans: &mut HashMap<String, Orphan>) -> bool {
     let now = Instant::now();
     let due: Vec<_> = orphans.iter().filter(|(_, orphan)| orphan.due <= now).map(|(name, _)| name.clone()).collect();
     if due.is_empty() {
-        // It was the other time-out.
+        // The minute is over.
         return false;
     }
     let mut all_gone = true;
     let removals = due.into_iter().filter_map(|name| Some((orphans.get(&name)?.clone(), name)));
     let removals = removals.map(|(orphan, name)| async move {
-        let removed = record::remove(owner, &orphan.path, &name, orphan.version).await;
+        let removed = lease_record::remove(owner, &orphan.path, &name, orphan.version).await;
         (orphan.path, name, removed)
     });
-    // A replica that died may have kept thousands.
+    // A replica that died may have kept thousands of leases.
     let removals: Vec<_> = removals.collect();
     let mut removals = stream::iter(removals).buffer_unordered(REMOVED_AT_ONCE);
     while let Some((path, name, removed)) = removals.next().await {

@@ -1,4 +1,4 @@
-//! What a lock's holder is known by: to itself by a secret id, to everybody else by node names that do not tell it.
+//! The id of a lock: a secret that only its client knows, and the mark of it that the names of its nodes show.
 
 use std::fmt;
 
@@ -8,28 +8,29 @@ use crate::types::NodePath;
 
 const SECRET_BYTES: usize = 16;
 const MARK_DIGITS: usize = 16;
-/// An id is no longer than that of the longest path.
+/// Maximum length of an id: that of the longest path.
 const MAX_TEXT: usize = (SECRET_BYTES + crate::types::MAX_PATH_BYTES).div_ceil(3) * 4;
 
-/// A lock's path and a secret. Who has the text can release the lock: it is never logged, nor put into ZooKeeper.
+/// A lock's path and a secret. A client that has the text can release the lock: it is never logged, nor written into
+/// ZooKeeper.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct LockId {
+pub(crate) struct LockId {
     path: NodePath,
     secret: [u8; SECRET_BYTES],
 }
 
-/// The half of a node's name that stays the same for one [`LockId`]: 16 hex digits of its hash.
+/// The first half of the names of a [`LockId`]'s nodes: 16 hex digits of its hash.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Mark(String);
+pub(crate) struct Mark(String);
 
 impl LockId {
     /// A new id, from the system's randomness.
-    pub(super) fn fresh(path: &NodePath) -> Self {
+    pub(crate) fn fresh(path: &NodePath) -> Self {
         Self { path: path.clone(), secret: rand::random() }
     }
 
-    /// Reads what [`LockId::text`] wrote; `None` for anything else.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// Reads a text that [`LockId::text`] made; `None` for any other.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         if text.len() > MAX_TEXT {
             return None;
         }
@@ -40,19 +41,19 @@ impl LockId {
     }
 
     /// The id as clients carry it: opaque, and safe in a URL.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut bytes = self.secret.to_vec();
         bytes.extend_from_slice(self.path.as_str().as_bytes());
         encode(&bytes)
     }
 
     /// The lock's path.
-    pub(super) fn path(&self) -> &NodePath {
+    pub(crate) fn path(&self) -> &NodePath {
         &self.path
     }
 
-    /// What the names of this id's nodes begin with.
-    pub(super) fn mark(&self) -> Mark {
+    /// The beginning of the names of this id's nodes.
+    pub(crate) fn mark(&self) -> Mark {
         let hash = Sha256::new().chain_update(self.secret).chain_update(self.path.as_str()).finalize();
         Mark(hex(&hash[..MARK_DIGITS / 2]))
     }
@@ -65,24 +66,24 @@ impl fmt::Debug for LockId {
 }
 
 impl Mark {
-    /// A name of 32 hex digits, as kazoo's own are, that was never used before and never will be.
-    pub(super) fn fresh_name(&self) -> String {
+    /// A new name of 32 hex digits, as kazoo's names are. No other node ever has it.
+    pub(crate) fn fresh_name(&self) -> String {
         format!("{}{}", self.0, hex(&rand::random::<[u8; 8]>()))
     }
 
-    /// The mark in the name of a lease; `None`: it is none of ours.
-    pub(super) fn of(name: &str) -> Option<Self> {
+    /// The mark in the name of a lease; `None`: the lease is none of ours.
+    pub(crate) fn of(name: &str) -> Option<Self> {
         let (mark, _) = name.split_at_checked(MARK_DIGITS)?;
         Some(Self(mark.to_owned()))
     }
 
     /// Whether the names with this mark come after this one.
-    pub(super) fn is_after(&self, name: &str) -> bool {
+    pub(crate) fn is_after(&self, name: &str) -> bool {
         name < self.0.as_str()
     }
 
     /// Whether a contender or a lease of this name belongs to the id.
-    pub(super) fn names(&self, name: &str) -> bool {
+    pub(crate) fn names(&self, name: &str) -> bool {
         name.starts_with(&self.0)
     }
 }

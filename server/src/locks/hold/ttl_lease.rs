@@ -1,125 +1,141 @@
-//! A lease that outlives its stream, from its grant, or from when it was picked up, to its end.
+//! A lease with a ttl, which outlives its stream: from its grant, or from when this replica picked it up, to its end.
 //!
-//! It is durable, so no session's end takes it. What ends it is its keeper's clock, a release, or, when the keeper's
-//! fence is gone, the clock of another replica ([`super::reaper`]), which counts the whole ttl from then on. So it is
-//! certain for as long as the keeper's session is, and for the ttl after that.
+//! The lease is durable, so the end of a session does not remove it. Its keeper's clock ends it, or a release, or, when
+//! the keeper's fence is gone, the clock of another replica ([`super::reaper`]), which counts the whole ttl from then
+//! on. So the lease is certain for as long as the keeper's session is, and for the ttl after that.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::hold::{Asked, Certainty, Signs, judge};
-use super::record::{self, Record, Removal, as_zk, record_path};
-use super::seat;
-use super::slot::{Order, Slot, Vouched};
-use super::{Interrupt, Shared, Stop, lock, release};
+use super::asked_contact::AskedContact;
+use super::certainty::{Certainty, Signs, judge};
 use crate::clock;
-use crate::contact::{self, Contact};
+use crate::contact::{self, Contact, StallDetector};
 use crate::error::Error;
+use crate::locks::outcome::{Outcome, StepError};
+use crate::locks::recipe::commit::as_zk;
+use crate::locks::recipe::lease_record::{self, Record, Removal, record_path};
+use crate::locks::release::may_be_released;
+use crate::locks::running::RunningLocks;
+use crate::locks::stream::state::{AcquisitionState, Command, Vouched};
+use crate::locks::timing::{pause, pool_change};
 use crate::refusal;
 use crate::types::{FencingToken, NodePath, SessionId};
-use crate::zk::{self, CommitError, EphemeralSession, ErrorCode, EventKind, Fired, Link, OneShot, Session};
+use crate::zk::{self, CommitError, EphemeralSession, ErrorCode, EventKind, Fired, Link, OneShot, Pool, Session};
+
+/// The parts of the replica that the keeper of a lease needs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Keeper {
+    pub(crate) pool: Pool,
+    pub(crate) running: Arc<RunningLocks>,
+    pub(crate) stall_detector: Arc<StallDetector>,
+    /// Whether the replica is about to stop: locks whose stream has ended are then left to other replicas.
+    pub(crate) stopping: Arc<watch::Sender<bool>>,
+}
 
 /// A lease with a ttl that this replica keeps.
 #[derive(Debug)]
-pub(super) struct Lasting {
-    shared: Arc<Shared>,
-    slot: Arc<Slot>,
+pub(crate) struct TtlLease {
+    keeper: Keeper,
+    state: Arc<AcquisitionState>,
     name: String,
     record: Record,
-    /// The record's version, as we wrote it.
+    /// The record's version, as this replica wrote it.
     version: i32,
     token: FencingToken,
-    /// Its fence is the one that the record names.
+    /// The session whose fence the record names.
     owner: EphemeralSession,
-    /// The sessions of ours that the record was ever meant to name.
+    /// The sessions of this replica that the record was ever meant to name.
     claims: Vec<SessionId>,
 }
 
-/// What a look at a lease's nodes shows.
+/// The conclusion from a read of a lease and its record.
 enum Seen {
-    /// It is ours, and watched.
+    /// This replica keeps the lease, and watches both nodes.
     Ours([OneShot; 2]),
     /// Another replica keeps it now.
     Taken,
-    /// Its record is gone.
+    /// The record is gone.
     Gone(Missing),
-    /// Its record stands, the lease does not.
+    /// The record exists, the lease does not.
     Deleted,
 }
 
-/// How a record may have gone, for who has not watched it.
+/// The possible end of a record that was not watched.
 #[derive(PartialEq, Eq)]
 enum Missing {
     /// Released through another replica.
     PerhapsReleased,
-    /// Deleted by a stranger.
+    /// Deleted by another program.
     Deleted,
 }
 
-/// What woke the keeper.
+/// The event that woke the keeper.
 enum KeeperWoken {
-    /// The record was written, or something is gone.
+    /// The record was written, or one of the nodes was deleted.
     Fired(Fired),
     Seen(Seen),
-    /// Ask again how things stand.
+    /// Judge again.
     Again,
 }
 
-/// The client of a lock with a ttl, as long as its replica keeps that.
+/// The client of a lock with a ttl, while this replica keeps the lock.
 struct KeptClient {
-    /// Since when the lock is kept here: the client has its ttl from then at least.
+    /// The time since which this replica keeps the lock: the client has its ttl from then on at least.
     since: Instant,
-    asked: Asked,
+    asked: AskedContact,
 }
 
 impl KeptClient {
     fn new() -> Self {
-        Self { since: clock::now(), asked: Asked::default() }
+        Self { since: clock::now(), asked: AskedContact::default() }
     }
 
-    /// When the client will have been silent for the ttl, if it is not heard before. `None`: its stream stands, and nobody
-    /// knows its connection.
-    fn silent_at(&mut self, lock: &Lasting, order: Order, stream: u64, now: Instant) -> Option<Instant> {
+    /// The time at which the client will have been silent for the ttl, if it is not heard before. `None`: its stream is
+    /// open, and its connection is not known.
+    fn silent_at(&mut self, lock: &TtlLease, command: Command, stream: u64, now: Instant) -> Option<Instant> {
         let ttl = lock.record.ttl;
-        let heard = if let Order::Keep(heard) = order {
-            self.asked = Asked::default();
+        let heard = if let Command::Keep(heard) = command {
+            self.asked = AskedContact::default();
             heard
         } else {
-            self.asked.contact(&lock.slot, stream, |contact| ask_after(ttl, contact))?.last_heard(now)
+            self.asked.contact(&lock.state, stream, |contact| ask_after(ttl, contact))?.last_heard(now)
         };
-        Some(lock.shared.stall_detector.silent_at(heard.max(self.since), ttl))
+        Some(lock.keeper.stall_detector.silent_at(heard.max(self.since), ttl))
     }
 
-    /// What can be answered for while the evidence of the session is not overdue: whichever replica comes to keep the lock
-    /// counts the whole ttl, and this one counts it from when the client was last heard.
+    /// The promises that this replica can keep while the evidence of the session is not overdue. A replica that picks
+    /// the lock up counts the whole ttl, and this one counts it from when the client was last heard.
     fn vouched(&self, ttl: Duration, until: Instant) -> Vouched {
         let heard_within = self.asked.interval().unwrap_or_default();
-        // The ttl ends that much later, which is for the message's way, as what is subtracted is for a late sign of life.
+        // The ttl ends a grace later (`silent_at`), for the way of the message to the client. The grace that is
+        // subtracted here is for a sign of life that is late.
         let horizon = ttl.saturating_sub(heard_within + contact::grace(heard_within));
         Vouched { until, heard_within, horizon }
     }
 }
 
-/// After which silence the client of a lock with this ttl is asked for a sign of life.
+/// The silence after which the client of a lock with this ttl is asked for a sign of life.
 fn ask_after(ttl: Duration, contact: &Contact) -> Duration {
     (ttl / 3).min(contact.keepalive())
 }
 
-impl Lasting {
+impl TtlLease {
     /// A lease that was just granted, in the session of `owner`.
-    pub(super) fn granted(
-        shared: &Arc<Shared>,
-        slot: &Arc<Slot>,
+    pub(crate) fn granted(
+        keeper: &Keeper,
+        state: &Arc<AcquisitionState>,
         name: &str,
         record: Record,
         token: FencingToken,
         owner: &EphemeralSession,
     ) -> Self {
         Self {
-            shared: shared.clone(),
-            slot: slot.clone(),
+            keeper: keeper.clone(),
+            state: state.clone(),
             name: name.to_owned(),
             record,
             version: 0,
@@ -129,16 +145,16 @@ impl Lasting {
         }
     }
 
-    /// Takes over the lease of the slot's id from whichever replica keeps it.
+    /// Takes over the lease of the client's lock id from the replica that keeps it.
     ///
     /// # Errors
-    /// [`Error::UnknownLock`] when there is none with a ttl.
-    pub(super) async fn pick_up(
-        shared: &Arc<Shared>,
-        slot: &Arc<Slot>,
+    /// [`Error::UnknownLock`] if there is no lease with this id and a ttl.
+    pub(crate) async fn pick_up(
+        keeper: &Keeper,
+        state: &Arc<AcquisitionState>,
         owner: &EphemeralSession,
-    ) -> Result<Self, Interrupt> {
-        let (session, path, mark) = (owner.session(), slot.id().path(), slot.id().mark());
+    ) -> Result<Self, StepError> {
+        let (session, path, mark) = (owner.session(), state.id().path(), state.id().mark());
         session.sync(path).await?;
         loop {
             let names = session.children(path).await?.map(|(names, _)| names).unwrap_or_default();
@@ -147,20 +163,20 @@ impl Lasting {
             };
             let (lease, record) = (path.join(&name), record_path(&name));
             let reads = session.get_many([lease.as_str(), record.as_str()]).await?;
-            // A lease without a record ends with its own stream, and can't be moved.
+            // A lease without a record ends with its own stream, and can't move.
             let [Ok(Some(lease)), Ok(Some(read))] = reads.as_slice() else { return Err(Error::UnknownLock.into()) };
             let Some(found) = Record::parse(&read.data) else { return Err(Error::UnknownLock.into()) };
             let record = Record { owner: owner.id(), ..found };
-            if slot.is_over() {
-                return Err(Stop::Left.into());
+            if state.is_over() {
+                return Err(Outcome::Left.into());
             }
             match owner.commit(vec![record.write(&name, read.stat.version)]).await {
                 Ok(_) => {
-                    slot.picked_up(record.ttl);
-                    slot.queued(1, [String::from_utf8_lossy(&lease.data).into_owned()].into());
+                    state.picked_up(record.ttl);
+                    state.queued(1, [String::from_utf8_lossy(&lease.data).into_owned()].into());
                     return Ok(Self {
-                        shared: shared.clone(),
-                        slot: slot.clone(),
+                        keeper: keeper.clone(),
+                        state: state.clone(),
                         name,
                         record,
                         version: read.stat.version.wrapping_add(1),
@@ -180,52 +196,52 @@ impl Lasting {
         self.record.path.join(&self.name)
     }
 
-    /// Tells the lock as held and keeps it, until it ends; says how.
-    pub(super) async fn keep(&mut self) -> Stop {
-        let mut orders = self.slot.orders();
-        let mut stopping = self.shared.stopping.subscribe();
+    /// Tells the client that it holds the lock, keeps the lease until it ends, and returns how.
+    pub(crate) async fn keep(&mut self) -> Outcome {
+        let mut commands = self.state.commands();
+        let mut stopping = self.keeper.stopping.subscribe();
         let mut unwatched = Some(clock::now());
         let mut watches: Option<[OneShot; 2]> = None;
-        // Whether the record's end would be told from a release: by a write that is seen before it.
+        // A release writes the record before it deletes it: a watch tells it from a deletion by another program.
         let (mut watched, mut written) = (false, false);
-        // There was no connection for a while: that write may have been missed.
+        // There was no connection for a while, and that write may have been missed.
         let mut missed = false;
-        // The stream for which the lease was last found to be ours.
-        let mut verified = self.slot.stream();
-        let mut company = KeptClient::new();
+        // The latest stream when the lease was last found to be this replica's.
+        let mut verified = self.state.stream();
+        let mut client = KeptClient::new();
         loop {
-            let stream = self.slot.stream();
+            let stream = self.state.stream();
             if stream != verified {
                 watches = None;
             }
-            let order = *orders.borrow_and_update();
-            match order {
-                Order::Drop | Order::Release => return self.end_by(Stop::Ordered).await,
-                // Another replica will count the ttl once our fence is gone.
-                Order::Keep(_) if *stopping.borrow_and_update() => return Stop::Left,
-                Order::Keep(_) | Order::Go => {}
+            let command = *commands.borrow_and_update();
+            match command {
+                Command::Drop | Command::Release => return self.end_by(Outcome::Stopped).await,
+                // Another replica will count the ttl once this one's fence is gone.
+                Command::Keep(_) if *stopping.borrow_and_update() => return Outcome::Left,
+                Command::Keep(_) | Command::Go => {}
             }
             let now = clock::now();
-            let silent_at = company.silent_at(self, order, stream, now);
+            let silent_at = client.silent_at(self, command, stream, now);
             if silent_at.is_some_and(|at| now >= at) {
-                return self.end_by(if order == Order::Go { Stop::Silent } else { Stop::Expired }).await;
+                return self.end_by(if command == Command::Go { Outcome::Silent } else { Outcome::Expired }).await;
             }
             let signs = self.signs(unwatched);
             let ask_again = match judge(signs, now) {
                 Certainty::Sure(until) => {
-                    self.slot.vouch(company.vouched(self.record.ttl, signs.evidence + signs.overdue));
-                    self.slot.still_held(verified, self.token);
+                    self.state.vouch(client.vouched(self.record.ttl, signs.evidence + signs.overdue));
+                    self.state.still_held(verified, self.token);
                     until
                 }
                 Certainty::Doubt(until) => {
-                    self.slot.still_suspended(verified, until);
+                    self.state.still_suspended(verified, until);
                     until.min(now + self.owner.heartbeat_interval() / 4)
                 }
-                Certainty::Over => return Stop::SessionLost,
+                Certainty::Over => return Outcome::SessionLost,
             };
             let woken = tokio::select! {
                 biased;
-                _ = orders.changed() => KeeperWoken::Again,
+                _ = commands.changed() => KeeperWoken::Again,
                 _ = stopping.changed() => KeeperWoken::Again,
                 () = clock::sleep_until(silent_at.map_or(ask_again, |at| at.min(ask_again))) => KeeperWoken::Again,
                 woken = self.news(&mut watches) => woken,
@@ -244,13 +260,13 @@ impl Lasting {
                     unwatched = None;
                     verified = stream;
                 }
-                // The latest to come back counts: a stream that came here since was not meant by who took it.
-                KeeperWoken::Seen(Seen::Taken) if stream != verified => return Stop::Again,
-                KeeperWoken::Seen(Seen::Taken) => return Stop::Superseded,
-                // Before it was watched, a release is all that is likely.
-                KeeperWoken::Seen(Seen::Gone(_)) if written || !watched => return Stop::Released,
-                KeeperWoken::Seen(Seen::Gone(Missing::PerhapsReleased)) if missed => return Stop::Released,
-                KeeperWoken::Seen(Seen::Gone(_) | Seen::Deleted) => return Stop::Removed,
+                // The latest stream counts, and it came here after the other replica took the lease.
+                KeeperWoken::Seen(Seen::Taken) if stream != verified => return Outcome::Retry,
+                KeeperWoken::Seen(Seen::Taken) => return Outcome::Superseded,
+                // Before the record was watched, a release is the likely cause.
+                KeeperWoken::Seen(Seen::Gone(_)) if written || !watched => return Outcome::Released,
+                KeeperWoken::Seen(Seen::Gone(Missing::PerhapsReleased)) if missed => return Outcome::Released,
+                KeeperWoken::Seen(Seen::Gone(_) | Seen::Deleted) => return Outcome::Removed,
             }
         }
     }
@@ -265,10 +281,10 @@ impl Lasting {
         }
     }
 
-    /// Waits for a watch to fire; without watches looks, in a session of ours that stands.
+    /// Waits for a watch to fire; without watches reads the nodes, in a session of this replica that lives.
     ///
     /// # Cancellation
-    /// Safe: a write whose answer was not awaited is found by the next look.
+    /// Safe: the next read finds a write whose answer was not awaited.
     async fn news(&mut self, watches: &mut Option<[OneShot; 2]>) -> KeeperWoken {
         if let Some([record, lease]) = watches {
             let fired = tokio::select! {
@@ -279,8 +295,8 @@ impl Lasting {
             return KeeperWoken::Fired(fired.unwrap_or(Fired::ConnectionLost));
         }
         let owner = if *self.owner.session().link().borrow() == Link::Expired {
-            let Ok(owner) = self.shared.pool.any() else {
-                self.shared.room_may_be_free().await;
+            let Ok(owner) = self.keeper.pool.any() else {
+                pool_change(&self.keeper.pool).await;
                 return KeeperWoken::Again;
             };
             owner
@@ -291,22 +307,22 @@ impl Lasting {
             return KeeperWoken::Again;
         }
         match self.look(owner.session()).await {
-            // The record names a session of ours that is over.
+            // The record names a session of this replica that is over.
             Ok(Seen::Ours(_)) if owner.id() != self.owner.id() => {
                 if self.claim(owner).await.is_err() {
-                    seat::pause().await;
+                    pause().await;
                 }
                 KeeperWoken::Again
             }
             Ok(seen) => KeeperWoken::Seen(seen),
             Err(_) => {
-                seat::pause().await;
+                pause().await;
                 KeeperWoken::Again
             }
         }
     }
 
-    /// Has the record name another session of ours.
+    /// Writes another session of this replica into the record.
     async fn claim(&mut self, owner: EphemeralSession) -> Result<(), zk::Error> {
         let record = Record { owner: owner.id(), ..self.record.clone() };
         self.claims.push(owner.id());
@@ -317,24 +333,24 @@ impl Lasting {
         Ok(())
     }
 
-    /// Looks at both nodes, and watches them.
+    /// Reads both nodes, and watches them.
     async fn look(&mut self, session: &Session) -> Result<Seen, zk::Error> {
         let (record, lease) = (record_path(&self.name), self.lease_path());
         session.sync(&record).await?;
         let watched = futures_util::future::join(session.watch_exists(&record), session.watch_exists(&lease)).await;
         let (record_watch, (lease_stat, lease_watch)) = (watched.0?.1, watched.1?);
         let Some(read) = session.get(&record).await? else {
-            let released = release::may_be_released(session, &self.record.path, self.token).await?;
+            let released = may_be_released(session, &self.record.path, self.token).await?;
             return Ok(Seen::Gone(if released { Missing::PerhapsReleased } else { Missing::Deleted }));
         };
         let Some(found) = Record::parse(&read.data) else { return Ok(Seen::Taken) };
         if read.stat.version != self.version {
-            // A write of our own whose answer was lost, or somebody else's.
+            // A write of this replica whose answer was lost, or of another replica.
             if !self.claims.contains(&found.owner) {
                 return Ok(Seen::Taken);
             }
             self.version = read.stat.version;
-            if let Some(owner) = self.shared.pool.owner(found.owner) {
+            if let Some(owner) = self.keeper.pool.owner(found.owner) {
                 self.owner = owner;
             }
             self.record = found;
@@ -342,11 +358,11 @@ impl Lasting {
         Ok(if lease_stat.is_some() { Seen::Ours([record_watch, lease_watch]) } else { Seen::Deleted })
     }
 
-    /// Removes the lease, over any number of lost connections; somebody who took it meanwhile keeps it.
-    pub(super) async fn end(&self) -> Removal {
+    /// Removes the lease, over any number of lost connections. A replica that took it meanwhile keeps it.
+    pub(crate) async fn end(&self) -> Removal {
         let mut version = self.version;
         loop {
-            let removed = match self.shared.pool.any() {
+            let removed = match self.keeper.pool.any() {
                 Ok(owner) => self.try_end(&owner, &mut version).await,
                 Err(error) => Err(error),
             };
@@ -357,36 +373,32 @@ impl Lasting {
                     tracing::error!(path = %self.record.path, %code, "zookeeper refuses to delete a lease");
                     return Removal::Gone;
                 }
-                Err(_) => seat::pause().await,
+                Err(_) => pause().await,
             }
         }
     }
 
-    /// `None`: try again, with the version of a claim of ours whose answer was not seen.
+    /// `None`: try again, with the version of a claim of this replica whose answer was lost.
     async fn try_end(&self, owner: &EphemeralSession, version: &mut i32) -> Result<Option<Removal>, zk::Error> {
-        let removal = record::remove(owner, &self.record.path, &self.name, *version).await?;
+        let removal = lease_record::remove(owner, &self.record.path, &self.name, *version).await?;
         if removal == Removal::Gone {
             return Ok(Some(removal));
         }
         let Some(read) = owner.session().get(&record_path(&self.name)).await? else { return Ok(None) };
         let claimed = Record::parse(&read.data).is_some_and(|found| self.claims.contains(&found.owner));
-        // After the reading: a later task of this replica, which may name the same session, comes before its write.
-        if !claimed || !self.has_the_task() {
+        // Asked after the read: a later task of this replica, which may name the same session, is known before it
+        // writes.
+        if !claimed || !self.keeper.running.is_latest(&self.state) {
             return Ok(Some(Removal::Taken));
         }
         *version = read.stat.version;
         Ok(None)
     }
 
-    /// Whether no later task of this replica has to do with the lock: one can come once an end was told.
-    fn has_the_task(&self) -> bool {
-        lock(&self.shared.running).get(&self.slot.id().mark()).is_some_and(|slot| Arc::ptr_eq(slot, &self.slot))
-    }
-
-    async fn end_by(&self, stop: Stop) -> Stop {
+    async fn end_by(&self, outcome: Outcome) -> Outcome {
         match self.end().await {
-            Removal::Gone => stop,
-            Removal::Taken => Stop::Superseded,
+            Removal::Gone => outcome,
+            Removal::Taken => Outcome::Superseded,
         }
     }
 }

@@ -1,38 +1,39 @@
-//! The record of a lease that outlives its stream: who keeps it, and for how long.
+//! The record of a lease that outlives its stream: which replica keeps the lease, and for how long.
 //!
-//! `/.rollcall/leases/<lease's name>`, a JSON object, made in one transaction with the lease. While the fence of the
-//! session that it names stands, only that session's replica ends the lease; every change of hands is a write of the
-//! record, and every end checks its version: so of two that want to end it or take it, one fails.
+//! The record is `/.rollcall/leases/<name of the lease>`, a JSON object, made in one transaction with the lease. While
+//! the fence of the session that it names exists, only that session's replica ends the lease. Every change of the
+//! keeper writes the record and every end checks its version. So of two replicas that want to end the lease or to keep
+//! it, one fails.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::seat::delete;
+use super::commit::{as_zk, delete};
 use crate::types::{NodePath, SessionId};
 use crate::zk::layout::LEASES;
 use crate::zk::{self, CommitError, CreateMode, EphemeralSession, ErrorCode, Request};
 
-/// What a record says.
+/// The content of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
+pub(crate) struct Record {
     /// The lock.
-    pub(super) path: NodePath,
-    /// How long the lease outlives its stream, and its keeper's fence.
-    pub(super) ttl: Duration,
+    pub(crate) path: NodePath,
+    /// Time for which the lease outlives its stream, and its keeper's fence.
+    pub(crate) ttl: Duration,
     /// The session whose replica keeps the lease.
-    pub(super) owner: SessionId,
+    pub(crate) owner: SessionId,
 }
 
-/// Where the record of the lease with this name is.
-pub(super) fn record_path(lease_name: &str) -> NodePath {
+/// The path of the record of the lease with this name.
+pub(crate) fn record_path(lease_name: &str) -> NodePath {
     NodePath::trusted(format!("{LEASES}/{lease_name}"))
 }
 
 impl Record {
-    /// Reads a record's data; `None` for what we did not write.
-    pub(super) fn parse(data: &[u8]) -> Option<Self> {
+    /// Reads a record's data; `None` for any other data.
+    pub(crate) fn parse(data: &[u8]) -> Option<Self> {
         let value: Value = serde_json::from_slice(data).ok()?;
         let owner = u64::from_str_radix(value.get("owner")?.as_str()?, 16).ok()?;
         Some(Self {
@@ -49,28 +50,28 @@ impl Record {
             .into()
     }
 
-    /// Makes the record.
-    pub(super) fn create(&self, lease_name: &str) -> Request {
+    /// The request that creates the record.
+    pub(crate) fn create(&self, lease_name: &str) -> Request {
         zk::create(record_path(lease_name).as_str(), self.data(), CreateMode::Persistent)
     }
 
-    /// Writes the record, if it still has this version.
-    pub(super) fn write(&self, lease_name: &str, version: i32) -> Request {
+    /// The request that writes the record, if it still has this version.
+    pub(crate) fn write(&self, lease_name: &str, version: i32) -> Request {
         zk::set_data(record_path(lease_name).as_str(), self.data(), version)
     }
 }
 
-/// What came of the removal of a lease.
+/// The result of the removal of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Removal {
-    /// Neither it nor its record stands any more.
+pub(crate) enum Removal {
+    /// Neither the lease nor its record exists any more.
     Gone,
-    /// Somebody has taken it over: it is theirs.
+    /// Another replica keeps the lease now.
     Taken,
 }
 
 /// Removes a lease and its record, if that still has this version.
-pub(super) async fn remove(
+pub(crate) async fn remove(
     owner: &EphemeralSession,
     path: &NodePath,
     lease_name: &str,
@@ -81,7 +82,7 @@ pub(super) async fn remove(
     match owner.commit(vec![remove_record.clone(), zk::delete(lease.as_str(), -1)]).await {
         Ok(_) => Ok(Removal::Gone),
         Err(CommitError::Part { code: ErrorCode::BadVersion, .. }) => Ok(Removal::Taken),
-        // Without a record a lease is nobody's, and would be in the way for ever.
+        // No replica would ever end a lease without a record.
         Err(CommitError::Part { index: 0, code: ErrorCode::NoNode }) => {
             delete(owner, &lease).await.map(|()| Removal::Gone)
         }
@@ -91,15 +92,6 @@ pub(super) async fn remove(
             Err(error) => Err(as_zk(error)),
         },
         Err(error) => Err(as_zk(error)),
-    }
-}
-
-/// The class of a failed unit that was not told apart.
-pub(super) fn as_zk(error: CommitError) -> zk::Error {
-    match error {
-        CommitError::Part { code, .. } => zk::Error::Refused(code),
-        CommitError::FenceMoved => zk::Error::NotSent,
-        CommitError::Zk(error) => error,
     }
 }
 

@@ -1,40 +1,48 @@
-//! Removes the nodes of locks that nobody has used for `--lock-idle`.
+//! Removes the nodes of locks that no client has used for `--lock-idle`.
 //!
-//! Each replica goes through the records of locks, a shard at a time, and eight times in that time through all. The record
-//! keeps the transaction of the last use that any replica has seen, and ZooKeeper keeps when it was written: so what is known
-//! outlives every replica, and a lock that did not change since a record was written is idle since then. Any number of
-//! replicas may do so beside each other: each write and each removal checks the record's version.
+//! Each replica reads the records of all locks eight times in that time, a shard at a time. A record holds the
+//! transaction of the last use that any replica has seen, and ZooKeeper keeps the time at which the record was written.
+//! So this outlives every replica: a lock that did not change since its record was written is idle since then. Any
+//! number of replicas may do this at once, since each write and each removal checks the record's version.
 //!
-//! What may be lost: nothing. A lock that is wanted again is made again, and its tokens rise all the same, since they are
+//! Nothing can be lost: a lock that is wanted again is made again, and its tokens still rise, since they are
 //! ZooKeeper's transactions.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use super::{READ_CHUNK, Shared};
 use crate::lock_nodes::{LockNodes, LockRecord, Versions, removal_of_begun};
+use crate::locks::long_lists::READ_CHUNK;
+use crate::locks::timing::pool_change;
 use crate::types::{NodePath, Zxid};
 use crate::zk::layout::{LOCK_RECORDS, lock_queue};
-use crate::zk::{self, CommitError, EphemeralSession, Read, Session};
+use crate::zk::{self, CommitError, EphemeralSession, Pool, Read, Session};
 
-/// Number of times that all records are gone through in the time after which a lock is idle.
+/// Number of rounds through all records in the time after which a lock is idle.
 const ROUNDS: u32 = 8;
-/// The longest and the shortest time that one round takes. Longer: a lock may stand that much longer. Shorter: with a short
-/// `--lock-idle` ZooKeeper is asked all the time.
+/// The shortest and the longest time of one round. A longer round removes an idle lock that much later; a shorter one
+/// asks ZooKeeper all the time where `--lock-idle` is short.
 const ROUND: std::ops::RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::from_secs(3600);
 
-/// What is to be done about one record.
+/// The parts of the replica that the removal of idle locks needs.
+#[derive(Debug)]
+pub(crate) struct IdleLocks {
+    pub(crate) pool: Pool,
+    /// Time without use after which a lock is removed.
+    pub(crate) idle: Duration,
+}
+
+/// The treatment of one record.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// The lock is gone: so goes the record.
+    /// The lock is gone: delete the record.
     Forget,
-    /// The lock was used since the record was written.
+    /// The lock was used since the record was written: write the use into the record.
     Used(Zxid),
     Leave,
     Remove(Versions),
-    /// The same of one that has no queue.
+    /// Remove a lock that has no queue.
     RemoveBegun(i32),
 }
 
@@ -48,27 +56,27 @@ fn judge(record: &LockRecord, silent_for: Duration, nodes: LockNodes, idle: Dura
     }
 }
 
-/// Never ends.
-pub(super) async fn run(shared: Arc<Shared>) {
-    let round = (shared.idle / ROUNDS).clamp(*ROUND.start(), *ROUND.end());
+/// Removes idle locks; never returns.
+pub(crate) async fn run(locks: IdleLocks) {
+    let round = (locks.idle / ROUNDS).clamp(*ROUND.start(), *ROUND.end());
     // Replicas that are started together take turns.
     tokio::time::sleep(round.mul_f64(rand::random())).await;
     loop {
         let begun = Instant::now();
-        match shared.pool.any() {
+        match locks.pool.any() {
             Ok(owner) => {
-                if let Err(error) = go_through(&shared, &owner, round).await {
+                if let Err(error) = one_round(&locks, &owner, round).await {
                     tracing::debug!(%error, "the records of locks could not be gone through");
                 }
             }
-            Err(_) => shared.room_may_be_free().await,
+            Err(_) => pool_change(&locks.pool).await,
         }
         tokio::time::sleep_until(begun + round).await;
     }
 }
 
-/// Goes through all records once, in about half of the time of a round.
-async fn go_through(shared: &Shared, owner: &EphemeralSession, round: Duration) -> Result<(), zk::Error> {
+/// Reads all records once, in about half of the time of a round.
+async fn one_round(locks: &IdleLocks, owner: &EphemeralSession, round: Duration) -> Result<(), zk::Error> {
     let root = NodePath::trusted(LOCK_RECORDS);
     let Some((shards, _)) = owner.session().children(&root).await? else { return Ok(()) };
     let pause = round / 2 / u32::try_from(shards.len().max(1)).unwrap_or(u32::MAX);
@@ -76,16 +84,16 @@ async fn go_through(shared: &Shared, owner: &EphemeralSession, round: Duration) 
         let shard = root.join(&shard);
         let names = owner.session().children(&shard).await?.map(|(names, _)| names).unwrap_or_default();
         for chunk in names.chunks(READ_CHUNK / 2) {
-            look_at(shared, owner, &shard, chunk).await?;
+            look_at(locks, owner, &shard, chunk).await?;
         }
         tokio::time::sleep(pause).await;
     }
     Ok(())
 }
 
-/// Looks at some records of a shard, and at their locks.
+/// Reads some records of a shard, and their locks.
 async fn look_at(
-    shared: &Shared,
+    locks: &IdleLocks,
     owner: &EphemeralSession,
     shard: &NodePath,
     names: &[String],
@@ -103,9 +111,9 @@ async fn look_at(
     let reads = session.get_many(nodes.iter().map(NodePath::as_str)).await?;
     for ((record, read), nodes) in records.into_iter().zip(reads.chunks(2)) {
         let [Ok(lock), Ok(queue)] = nodes else { continue };
-        let verdict = judge(&record, age(&read), LockNodes::of(lock.as_ref(), queue.as_ref()), shared.idle);
-        let done = carry_out(shared, owner, record, &read, verdict).await;
-        // Another replica was faster, or somebody uses the lock: the next round sees.
+        let verdict = judge(&record, age(&read), LockNodes::of(lock.as_ref(), queue.as_ref()), locks.idle);
+        let done = carry_out(locks, owner, record, &read, verdict).await;
+        // Another replica was faster, or a client uses the lock: the next round sees.
         if let Err(CommitError::Zk(error)) = done {
             return Err(error);
         }
@@ -113,7 +121,7 @@ async fn look_at(
     Ok(())
 }
 
-/// How long ago a node was written, by ZooKeeper's clock and this machine's. That they differ does no harm: a lock that is
+/// Time since a node was written, by ZooKeeper's clock and this machine's. A difference does no harm: a lock that is
 /// removed early is made again.
 fn age(read: &Read) -> Duration {
     let written = Duration::from_millis(u64::try_from(read.stat.mtime).unwrap_or_default());
@@ -121,7 +129,7 @@ fn age(read: &Read) -> Duration {
 }
 
 async fn carry_out(
-    shared: &Shared,
+    locks: &IdleLocks,
     owner: &EphemeralSession,
     record: LockRecord,
     read: &Read,
@@ -135,16 +143,16 @@ async fn carry_out(
         Verdict::Remove(versions) => versions.removal(&path).to_vec(),
         Verdict::RemoveBegun(version) => removal_of_begun(&path, version).to_vec(),
     };
-    // Whoever has protected the nodes wants to keep them.
+    // An operator who has protected the nodes wants to keep them.
     if !are_open(owner.session(), &path).await.map_err(CommitError::Zk)? {
         return Ok(());
     }
     owner.commit([vec![record.delete(version)], ops].concat()).await?;
-    tracing::info!(%path, "a lock that nobody has used for {:?} is removed", shared.idle);
+    tracing::info!(%path, "a lock that nobody has used for {:?} is removed", locks.idle);
     Ok(())
 }
 
-/// Whether everybody may do anything with the nodes that exist.
+/// Whether the existing nodes allow everything to everybody.
 async fn are_open(session: &Session, path: &NodePath) -> Result<bool, zk::Error> {
     let queue = lock_queue(path);
     let (lock, queue) = futures_util::future::join(session.is_open(path), session.is_open(&queue)).await;

@@ -1,14 +1,16 @@
-//! What all that wait for one lock in one session look at: one reading of the queue and the leases serves them all.
+//! Reads the queue and the leases of one lock for all attempts that wait for it in one session.
 //!
-//! - [`Board::look`] gives a reading that began after the call. Calls that come while one is under way share the next:
-//!   ten thousand that queue up at once cost a few lists, not ten thousand.
-//! - [`Board::recent`] is the last reading, at no cost.
-//! - [`Board::changed`] is for telling clients their place, and for finding that it was taken from them. When a thing has
-//!   changed it is read again, but only after a pause of a second, and twenty times what reading took: so much late, and
-//!   merged, is what clients are told.
+//! - [`QueueReader::look`] returns a reading that began after the call. Calls that arrive during a reading share the
+//!   next: ten thousand clients that queue up at once cost a few lists, not ten thousand.
+//! - [`QueueReader::recent`] is the last reading, at no cost.
+//! - [`QueueReader::changed`] is for telling clients their place, and for finding that a place was taken from them.
+//!   After a change the lists are read again, but only after a pause of a second, and of twenty times the duration of
+//!   the reading. So clients are told of several changes at once, and that much late.
 //!
-//! One session reads it and owns the contenders. That is what makes a reading usable for the recipe: a session never
-//! sees less than it saw before, and a lease is listed after the queue in which one was found to be the first.
+//! The session that reads also owns the contenders. That makes a reading usable for the recipe: a session never sees
+//! less than it saw before, and the leases are listed after the queue in which a contender was found to be the first.
+//!
+//! A contender that comes next after the last reading, by its digits, is added to that reading and reads nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,55 +19,57 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::node::is_durable;
-use super::queue::{NEAR, Queue, digits_after, is_worn_out, lease_name, next_digits};
-use super::{READ_CHUNK, go_through};
+use super::contenders::{NEAR, Queue, digits_after, is_worn_out, lease_name, next_digits};
+use super::lock_node::is_durable;
+use crate::locks::long_lists::{READ_CHUNK, go_through};
 use crate::types::{NodePath, Zxid};
 use crate::zk::layout::{LEASES, lock_queue};
 use crate::zk::{self, OneShot, Session};
 
-/// How many callers may wait for a reading; more wait until there is room.
+/// Number of callers that may wait for a reading; further callers wait for a place.
 const CALLERS: usize = 1024;
+/// Pause between two readings for [`QueueReader::changed`], beside [`SHOW_PAUSE_FACTOR`] times what a reading takes.
+/// Smaller values load ZooKeeper where long queues move; larger ones tell clients later.
 const SHOW_PAUSE: Duration = Duration::from_secs(1);
 const SHOW_PAUSE_FACTOR: u32 = 20;
-/// Maximum number of holders that are told by name.
+/// Maximum number of holders whose names clients are told.
 const HOLDERS: usize = 100;
-/// Maximum size of the names of holders that are told, in bytes. Each stream that waits may have them unread: with more,
-/// ten thousand streams of one connection keep a gigabyte.
+/// Maximum size of those names in bytes. Each waiting stream may have them unread: with more, ten thousand streams of
+/// one connection keep a gigabyte.
 const HOLDERS_BYTES: usize = 4 * 1024;
 
 /// One reading: contenders, then leases.
 #[derive(Debug, Default)]
-pub(super) struct Snapshot {
-    /// Those who wait.
-    pub(super) queue: Queue,
-    /// The transaction that last wrote the node whose children they are; `None` when there is none.
-    pub(super) queue_written: Option<Zxid>,
-    /// The transaction that last wrote the lock node; `None` when there is none.
-    pub(super) lock: Option<Zxid>,
-    /// The digits of who comes next, if nobody has come since; `None`: not known.
+pub(crate) struct QueueSnapshot {
+    /// The contenders.
+    pub(crate) queue: Queue,
+    /// The transaction that last wrote the queue's node; `None`: it does not exist.
+    pub(crate) queue_written: Option<Zxid>,
+    /// The transaction that last wrote the lock node; `None`: it does not exist.
+    pub(crate) lock: Option<Zxid>,
+    /// The digits of the next contender, if none has come since; `None`: not known.
     next: Option<i32>,
-    /// Whether the queue's node is to be replaced: its sequence numbers run out.
-    pub(super) worn_out: bool,
+    /// Whether the queue's node has to be replaced, because its sequence numbers run out.
+    pub(crate) worn_out: bool,
     /// Whether the queue's node has children that are no contenders.
-    pub(super) queue_strays: bool,
-    /// How many children the lock node has: all of them count as leases. `None`: not known any more.
-    pub(super) leases: Option<usize>,
-    /// The first holders' names, the earliest grant first.
-    pub(super) holders: Arc<[String]>,
-    /// Whether a durable child stands that is no lease of ours.
-    pub(super) strays: bool,
+    pub(crate) queue_strays: bool,
+    /// Number of children of the lock node, which all count as leases. `None`: not known any more.
+    pub(crate) leases: Option<usize>,
+    /// The names of the first holders, the earliest grant first.
+    pub(crate) holders: Arc<[String]>,
+    /// Whether the lock node has a durable child that is no lease.
+    pub(crate) strays: bool,
 }
 
-impl Snapshot {
-    /// How things stand once this contender has come. `None`: they have to be read.
+impl QueueSnapshot {
+    /// The reading with this contender, whose create was just answered. `None`: the lists have to be read.
     fn joined(&self, contender: &str) -> Option<Self> {
         let next = self.next.filter(|_| self.queue.len() < NEAR)?;
         let queue = self.queue.joined(contender, next)?;
         Some(Self { queue, next: digits_after(next), holders: self.holders.clone(), ..*self })
     }
 
-    /// How things stand once this contender has taken a lease. `None`: they have to be read.
+    /// The reading after this contender has taken a lease. `None`: the lists have to be read.
     fn granted(&self, contender: &str) -> Option<Self> {
         let queue = if self.queue.len() <= NEAR { self.queue.left(contender)? } else { return None };
         Some(Self { queue, leases: None, holders: self.holders.clone(), ..*self })
@@ -79,33 +83,33 @@ struct Lease {
     stray: bool,
 }
 
-type SnapshotReading = Result<Arc<Snapshot>, zk::Error>;
+type SnapshotReading = Result<Arc<QueueSnapshot>, zk::Error>;
 
-/// A handle of one who waits; when the last is dropped the board's task ends.
+/// A handle on the reader; its task ends when the last handle is dropped.
 #[derive(Debug, Clone)]
-pub(super) struct Board {
+pub(crate) struct QueueReader {
     callers: mpsc::Sender<oneshot::Sender<SnapshotReading>>,
-    show: watch::Sender<Arc<Snapshot>>,
-    shown: watch::Receiver<Arc<Snapshot>>,
+    show: watch::Sender<Arc<QueueSnapshot>>,
+    shown: watch::Receiver<Arc<QueueSnapshot>>,
 }
 
-/// What keeps a board findable without keeping it alive.
+/// A handle that does not keep the reader's task alive.
 #[derive(Debug, Clone)]
-pub(super) struct WeakBoard {
+pub(crate) struct WeakQueueReader {
     callers: mpsc::WeakSender<oneshot::Sender<SnapshotReading>>,
-    show: watch::Sender<Arc<Snapshot>>,
+    show: watch::Sender<Arc<QueueSnapshot>>,
 }
 
-impl WeakBoard {
-    /// The board, if anybody uses it.
-    pub(super) fn upgrade(&self) -> Option<Board> {
-        Some(Board { callers: self.callers.upgrade()?, shown: self.show.subscribe(), show: self.show.clone() })
+impl WeakQueueReader {
+    /// A handle, if the reader's task runs for another one.
+    pub(crate) fn upgrade(&self) -> Option<QueueReader> {
+        Some(QueueReader { callers: self.callers.upgrade()?, shown: self.show.subscribe(), show: self.show.clone() })
     }
 }
 
-impl Board {
-    /// A board for the lock at `path` on `session`; the future does the work, and ends with the last handle.
-    pub(super) fn start(session: Session, path: NodePath) -> (Self, impl Future<Output = ()> + Send + 'static) {
+impl QueueReader {
+    /// A reader for the lock at `path` on `session`; the future does the work, and ends with the last handle.
+    pub(crate) fn start(session: Session, path: NodePath) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (callers, calls) = mpsc::channel(CALLERS);
         let (show, shown) = watch::channel(Arc::default());
         let queue = lock_queue(&path);
@@ -113,57 +117,57 @@ impl Board {
         (Self { callers, show, shown }, task.run(calls))
     }
 
-    /// For the table of boards.
-    pub(super) fn downgrade(&self) -> WeakBoard {
-        WeakBoard { callers: self.callers.downgrade(), show: self.show.clone() }
+    /// A handle for the table of readers.
+    pub(crate) fn downgrade(&self) -> WeakQueueReader {
+        WeakQueueReader { callers: self.callers.downgrade(), show: self.show.clone() }
     }
 
     /// A reading that begins after this call.
     ///
     /// # Cancellation
     /// Safe.
-    pub(super) async fn look(&self) -> SnapshotReading {
+    pub(crate) async fn look(&self) -> SnapshotReading {
         let (reply, reading) = oneshot::channel();
         self.callers.send(reply).await.map_err(|_| zk::Error::NotSent)?;
         reading.await.unwrap_or(Err(zk::Error::NotSent))
     }
 
     /// The last reading; empty before the first.
-    pub(super) fn recent(&self) -> Arc<Snapshot> {
+    pub(crate) fn recent(&self) -> Arc<QueueSnapshot> {
         self.shown.borrow().clone()
     }
 
-    /// How things stand once this contender has come, at no cost, if nobody else has come since the last reading. Those
-    /// ahead may have left.
-    pub(super) fn join(&self, contender: &str) -> Option<Arc<Snapshot>> {
+    /// Adds a new contender to the last reading, at no cost, if no other has come since. Contenders ahead of it may
+    /// have left.
+    pub(crate) fn join(&self, contender: &str) -> Option<Arc<QueueSnapshot>> {
         self.change(|last| last.joined(contender))
     }
 
-    /// Takes a contender that was granted a lease out of the last reading.
-    pub(super) fn granted(&self, contender: &str) {
+    /// Removes a contender that has taken a lease from the last reading.
+    pub(crate) fn granted(&self, contender: &str) {
         self.change(|last| last.granted(contender));
     }
 
-    fn change(&self, change: impl FnOnce(&Snapshot) -> Option<Snapshot>) -> Option<Arc<Snapshot>> {
+    fn change(&self, change: impl FnOnce(&QueueSnapshot) -> Option<QueueSnapshot>) -> Option<Arc<QueueSnapshot>> {
         let mut changed = None;
         self.show.send_if_modified(|last| {
             if let Some(snapshot) = change(last) {
                 *last = Arc::new(snapshot);
                 changed = Some(last.clone());
             }
-            // Not worth waking anybody.
+            // This is no news to other waiters.
             false
         });
         changed
     }
 
-    /// Waits until there is something new to tell that this handle has not told yet, and gives it.
+    /// Waits for a reading that this handle has not returned yet, and returns it.
     ///
     /// # Cancellation
     /// Safe.
-    pub(super) async fn changed(&mut self) -> Arc<Snapshot> {
+    pub(crate) async fn changed(&mut self) -> Arc<QueueSnapshot> {
         if self.shown.changed().await.is_err() {
-            // Nothing is shown any more.
+            // The task has ended.
             std::future::pending::<()>().await;
         }
         self.shown.borrow_and_update().clone()
@@ -174,9 +178,9 @@ struct Task {
     session: Session,
     path: NodePath,
     queue: NodePath,
-    /// Holds the last reading; receivers are woken only when it is time to show it.
-    show: watch::Sender<Arc<Snapshot>>,
-    /// The leases of the last reading. What a lease's node holds never changes.
+    /// The last reading; receivers are woken only when it is time to show it.
+    show: watch::Sender<Arc<QueueSnapshot>>,
+    /// The leases of the last reading. The data of a lease never change.
     known: HashMap<String, Lease>,
     /// Fire when the last reading is out of date.
     watches: Vec<OneShot>,
@@ -203,7 +207,7 @@ impl Task {
                     for reply in waiting {
                         drop(reply.send(reading.clone()));
                     }
-                    // After a failure nothing would tell of a change.
+                    // After a failed reading no watch would fire.
                     unshown = true;
                     if reading.is_err() {
                         show_at = show_at.max(Instant::now() + SHOW_PAUSE);
@@ -221,7 +225,7 @@ impl Task {
                     if read {
                         self.show.send_modify(|_| {});
                     }
-                    // A session that is over has nothing more to show.
+                    // A session that is over reads nothing any more.
                     unshown = !read && connected;
                     let took = if read { began.elapsed() } else { Duration::ZERO };
                     show_at = Instant::now() + SHOW_PAUSE + took * SHOW_PAUSE_FACTOR;
@@ -255,22 +259,23 @@ impl Task {
         let mut holders = first_holders(self.known.values());
         let before = self.show.borrow().clone();
         if holders == before.holders {
-            // Shared by all who were told them.
+            // All streams that were told them share the bytes.
             holders = before.holders.clone();
         }
         let leases = Some(count);
-        let snapshot = Snapshot { queue, queue_written, next, worn_out, queue_strays, lock, leases, holders, strays };
+        let snapshot =
+            QueueSnapshot { queue, queue_written, next, worn_out, queue_strays, lock, leases, holders, strays };
         let snapshot = Arc::new(snapshot);
         self.show.send_if_modified(|last| {
             *last = snapshot.clone();
             false
         });
-        // A lock that does not stand yet has no watch that would fire.
+        // Without a lock node there is no watch on it that would fire.
         self.watches = if lock.is_some() { vec![queue_watch, lock_watch] } else { vec![queue_watch] };
         Ok(snapshot)
     }
 
-    /// Reads the leases that are new, and forgets those that are gone.
+    /// Reads the new leases, and forgets the leases that are gone.
     async fn learn(&mut self, names: Vec<String>) -> Result<(), zk::Error> {
         let before = std::mem::take(&mut self.known);
         let (known, new) = go_through(before.len() + names.len(), move || still_known(before, names)).await;
@@ -279,7 +284,7 @@ impl Task {
             let paths: Vec<_> = chunk.iter().map(|name| self.path.join(name)).collect();
             let reads = self.session.get_many(paths.iter().map(NodePath::as_str)).await?;
             for (name, read) in chunk.iter().zip(reads) {
-                // One that is gone already, or that may not be read.
+                // It is gone already, or may not be read.
                 let Ok(Some(read)) = read else { continue };
                 let stray = is_durable(&read.stat) && self.is_stray(name).await?;
                 let holder = lease_name(&read.data);
@@ -289,7 +294,8 @@ impl Task {
         Ok(())
     }
 
-    /// Whether a durable child has no record that makes it a lease. Both come and go together, so both are read so.
+    /// Whether a durable child has no record that makes it a lease. One read covers both nodes, since they are created
+    /// and deleted together.
     async fn is_stray(&self, name: &str) -> Result<bool, zk::Error> {
         let (lease, record) = (self.path.join(name), NodePath::trusted(LEASES).join(name));
         let reads = self.session.get_many([lease.as_str(), record.as_str()]).await?;
@@ -297,7 +303,7 @@ impl Task {
     }
 }
 
-/// Of the leases that were known those that are listed, and the names that are new.
+/// Splits a list of names: the leases that are known already, and the new names.
 fn still_known(mut before: HashMap<String, Lease>, names: Vec<String>) -> (HashMap<String, Lease>, Vec<String>) {
     let mut known = HashMap::with_capacity(names.len());
     let mut new = Vec::new();
@@ -359,14 +365,14 @@ mod tests {
     #[test]
     fn a_reading_goes_on_with_who_comes_next_and_knows_no_more_of_room_after_a_grant() {
         let queue = Queue::of(vec![NAMES[0].to_owned()]);
-        let read = Snapshot { queue, next: Some(4), leases: Some(0), ..Snapshot::default() };
+        let read = QueueSnapshot { queue, next: Some(4), leases: Some(0), ..QueueSnapshot::default() };
         let joined = read.joined(NAMES[1]).unwrap();
         assert_eq!(joined.queue.names().collect::<Vec<_>>(), NAMES);
         assert_eq!((joined.next, joined.leases), (Some(5), Some(0)));
         let granted = joined.granted(NAMES[0]).unwrap();
         assert_eq!(granted.queue.names().collect::<Vec<_>>(), NAMES[1..]);
         assert_eq!((granted.next, granted.leases), (Some(5), None), "the next would take a lease beyond the limit");
-        let unread = Snapshot { next: None, ..read };
+        let unread = QueueSnapshot { next: None, ..read };
         assert!(unread.joined(NAMES[1]).is_none() && unread.granted(NAMES[1]).is_none());
     }
 }
