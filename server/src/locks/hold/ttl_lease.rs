@@ -216,7 +216,7 @@ impl TtlLease {
             }
             let command = *commands.borrow_and_update();
             match command {
-                Command::Drop | Command::Release => return self.end_by(Outcome::Stopped).await,
+                Command::Drop | Command::Release => return self.end_by(Outcome::Stopped, stream).await,
                 // Another replica will count the ttl once this one's fence is gone.
                 Command::Keep(_) if *stopping.borrow_and_update() => return Outcome::Left,
                 Command::Keep(_) | Command::Go => {}
@@ -224,7 +224,8 @@ impl TtlLease {
             let now = clock::now();
             let silent_at = client.silent_at(self, command, stream, now);
             if silent_at.is_some_and(|at| now >= at) {
-                return self.end_by(if command == Command::Go { Outcome::Silent } else { Outcome::Expired }).await;
+                let silent = if command == Command::Go { Outcome::Silent } else { Outcome::Expired };
+                return self.end_by(silent, stream).await;
             }
             let signs = self.signs(unwatched);
             let ask_again = match judge(signs, now) {
@@ -262,7 +263,7 @@ impl TtlLease {
                 }
                 // The latest stream counts, and it came here after the other replica took the lease.
                 KeeperWoken::Seen(Seen::Taken) if stream != verified => return Outcome::Retry,
-                KeeperWoken::Seen(Seen::Taken) => return Outcome::Superseded,
+                KeeperWoken::Seen(Seen::Taken) => return self.superseded(verified),
                 // Before the record was watched, a release is the likely cause.
                 KeeperWoken::Seen(Seen::Gone(_)) if written || !watched => return Outcome::Released,
                 KeeperWoken::Seen(Seen::Gone(Missing::PerhapsReleased)) if missed => return Outcome::Released,
@@ -395,10 +396,18 @@ impl TtlLease {
         Ok(None)
     }
 
-    async fn end_by(&self, outcome: Outcome) -> Outcome {
+    async fn end_by(&self, outcome: Outcome, stream: u64) -> Outcome {
         match self.end().await {
             Removal::Gone => outcome,
-            Removal::Taken => Outcome::Superseded,
+            Removal::Taken => self.superseded(stream),
         }
+    }
+
+    /// Another replica has taken the lease from this stream. A stream that has come here since is the latest, and takes
+    /// it back.
+    fn superseded(&self, stream: u64) -> Outcome {
+        let path = self.record.path.clone();
+        let ended = self.state.end_stream(stream, Err(Error::Superseded { path }));
+        if ended { Outcome::Superseded } else { Outcome::Retry }
     }
 }

@@ -135,6 +135,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stream_that_came_since_is_not_ended_with_the_one_that_was_superseded() {
+        let (state, mut first) = lasting_stream(Some(Duration::from_secs(600)));
+        let mut second = Acquisition::attach(state.clone(), None, None).unwrap();
+        assert!(!state.end_stream(1, Err(lost())));
+        assert_eq!((all(&mut first), all(&mut second)), (vec!["error", "end"], vec![]));
+        assert!(state.end_stream(2, Err(lost())));
+        assert_eq!(all(&mut second), ["error", "end"]);
+        assert!(state.end_stream(1, Err(lost())), "the lock is over for all streams");
+    }
+
+    #[tokio::test]
     async fn queued_comes_before_held_and_only_the_latest_place_is_told() {
         let (state, mut acquisition) = stream();
         state.queued(2, Arc::default());

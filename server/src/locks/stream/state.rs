@@ -262,6 +262,18 @@ impl AcquisitionState {
         });
     }
 
+    /// Ends the lock, unless a later stream than this one has come; returns whether the lock has ended.
+    pub(crate) fn end_stream(&self, stream: u64, end: Result<(), Error>) -> bool {
+        self.change(|state| {
+            if state.stream != stream && state.phase != Phase::Over {
+                return false;
+            }
+            state.phase = Phase::Over;
+            state.end.get_or_insert(end);
+            true
+        })
+    }
+
     /// Ends a stream that still waits, and has its task give up; does nothing once the lock is held.
     pub(crate) fn end_waiting(&self, error: Error) {
         let waits = self.change(|state| {
