@@ -316,4 +316,57 @@ mod tests {
             assert!(Cache::open(file.clone()).get("/a", false).is_none(), "{text}");
         }
     }
+
+    #[derive(Debug, bolero::TypeGenerator)]
+    struct DrawnChild {
+        name: String,
+        value: Option<(u8, String, Vec<u8>)>,
+        stat: Option<([i64; 6], [i32; 5])>,
+    }
+
+    impl DrawnChild {
+        fn child(&self) -> (String, Child) {
+            let value = self.value.as_ref().map(|(kind, text, bytes)| match kind % 3 {
+                0 => Value::from_data(json!({ "text": text, "list": bytes })).unwrap(),
+                1 => Value::Text(text.clone()),
+                _ => Value::Raw(bytes.clone().into()),
+            });
+            let stat = self.stat.map(|(longs, ints)| Stat {
+                czxid: longs[0],
+                mzxid: longs[1],
+                pzxid: longs[2],
+                ctime: longs[3],
+                mtime: longs[4],
+                version: ints[0],
+                cversion: ints[1],
+                aversion: ints[2],
+                ephemeral_owner: longs[5],
+                data_length: ints[3],
+                num_children: ints[4],
+            });
+            (self.name.clone(), Child { value, stat })
+        }
+    }
+
+    #[test]
+    fn fuzz_answers_are_read_as_they_were_written_and_any_other_file_without_a_panic() {
+        type Input = (String, (bool, bool, i64, u64), Vec<DrawnChild>, Vec<(usize, u8)>);
+        bolero::check!().with_type::<Input>().for_each(|(path, (recursive, exists, revision, ms), drawn, changes)| {
+            let mut children: BTreeMap<_, _> = drawn.iter().map(DrawnChild::child).collect();
+            let Child { value, stat } = children.pop_first().map(|(_, child)| child).unwrap_or_default();
+            let node = Node { path: path.clone(), exists: *exists, value, stat, children };
+            let lookup = Lookup { node, revision: *revision, stale: false, as_of: None };
+            let as_of = UNIX_EPOCH + Duration::from_millis(*ms);
+            let answers = Answers::from([((path.clone(), *recursive), (Arc::new(lookup), as_of))]);
+            let mut file = render(&answers).into_bytes();
+            assert_eq!(parse(&file), Some(answers));
+            for (at, byte) in changes {
+                let length = file.len();
+                file[at % length] = *byte;
+            }
+            if let Some(changed) = parse(&file) {
+                assert_eq!(parse(render(&changed).as_bytes()), Some(changed));
+            }
+        });
+    }
 }

@@ -80,4 +80,39 @@ mod tests {
         assert_eq!(parent_for_create("a"), Err(ErrorCode::BadArguments));
         assert_eq!(parent_for_delete("/zookeeper"), Err(ErrorCode::BadArguments));
     }
+
+    /// As `PathUtils.validatePath` of ZooKeeper has it, which looks at UTF-16.
+    fn is_valid(path: &str) -> bool {
+        let is_character = |unit| !matches!(unit, 0..=0x1f | 0x7f..=0x9f | 0xd800..=0xf8ff | 0xfff0..=0xffff);
+        path == "/"
+            || path.starts_with('/')
+                && !path.ends_with('/')
+                && !format!("{path}/").contains("/./")
+                && !format!("{path}/").contains("/../")
+                && !path.contains("//")
+                && path.encode_utf16().all(is_character)
+    }
+
+    #[test]
+    fn fuzz_a_path_is_valid_by_zookeepers_rules_and_falls_into_parent_and_name() {
+        bolero::check!().with_type::<(bool, Vec<(u8, String)>)>().for_each(|(is_relative, names)| {
+            let names = names.iter().map(|(kind, name)| match kind % 8 {
+                0 => ".",
+                1 => "..",
+                2 => "",
+                3..=5 => "a",
+                _ => name,
+            });
+            let path = names.collect::<Vec<_>>().join("/");
+            let path = if *is_relative { path } else { format!("/{path}") };
+            assert_eq!(validate(&path).is_ok(), is_valid(&path));
+            let (created, deleted) = (parent_for_create(&path), parent_for_delete(&path));
+            assert!(deleted == created || SPECIAL.contains(&path.as_str()));
+            if let (Ok(()), Some((parent, name))) = (validate(&path), split(&path)) {
+                assert_eq!(format!("{}/{name}", parent.trim_end_matches('/')), path);
+                assert_eq!(created, Ok(parent.trim_end_matches('/')));
+                assert!(validate(parent).is_ok() && is_name(name));
+            }
+        });
+    }
 }

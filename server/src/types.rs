@@ -248,7 +248,7 @@ number! {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_PATH_LEVELS, NodePath, PathError, ancestors};
+    use super::{MAX_PATH_BYTES, MAX_PATH_LEVELS, NodePath, PathError, ancestors};
 
     #[test]
     fn bad_paths_are_named() {
@@ -309,5 +309,68 @@ mod tests {
         assert_eq!(NodePath::trusted("/a").relative("/a/b/c"), Some("b/c"));
         assert_eq!(NodePath::trusted("/a").relative("/ab"), None);
         assert_eq!(NodePath::trusted("/").relative("/a"), Some("a"));
+    }
+
+    /// A segment of a path: any text, or one of those that the rules name.
+    #[derive(Debug, bolero::TypeGenerator)]
+    enum Segment {
+        Any(String),
+        Letter(#[generator('a'..='c')] char),
+        Empty,
+        Dot,
+        DotDot,
+        Reserved,
+        ZooKeepers,
+    }
+
+    impl Segment {
+        fn text(&self) -> String {
+            match self {
+                Self::Any(text) => text.clone(),
+                Self::Letter(letter) => letter.to_string(),
+                Self::Empty => String::new(),
+                Self::Dot => ".".to_owned(),
+                Self::DotDot => "..".to_owned(),
+                Self::Reserved => ".rollcall".to_owned(),
+                Self::ZooKeepers => "zookeeper".to_owned(),
+            }
+        }
+    }
+
+    /// The rules of `PathUtils.validatePath`, which looks at UTF-16, and of this server.
+    fn is_accepted(text: &str) -> bool {
+        let Some(names) = text.strip_prefix('/') else { return false };
+        let names: Vec<_> = names.split('/').collect();
+        let is_name = |name: &&str| !["", ".", ".."].contains(name);
+        let is_character = |unit| !matches!(unit, 0..=0x1f | 0x7f..=0x9f | 0xd800..=0xf8ff | 0xfff0..=0xffff);
+        (text == "/" || names.iter().all(is_name))
+            && text.encode_utf16().all(is_character)
+            && text.len() <= MAX_PATH_BYTES
+            && names.len() <= MAX_PATH_LEVELS
+            && names.first() != Some(&".rollcall")
+    }
+
+    #[test]
+    fn fuzz_a_path_is_accepted_by_the_rules_and_falls_into_its_names() {
+        bolero::check!().with_type::<(bool, Vec<Segment>)>().for_each(|(is_relative, segments)| {
+            let text = segments.iter().map(Segment::text).collect::<Vec<_>>().join("/");
+            let text = if *is_relative { text } else { format!("/{text}") };
+            let parsed = NodePath::parse(&text);
+            assert_eq!(parsed.is_ok(), is_accepted(&text), "{parsed:?}");
+            assert_eq!(ancestors(&text).next(), Some("/"));
+            let Ok(path) = parsed else { return };
+            assert_eq!((path.as_str(), path.is_root()), (text.as_str(), text == "/"));
+            assert_eq!(NodePath::parse_below_root(&text).is_ok(), !path.is_root());
+            assert_eq!(ancestors(&text).last(), Some(path.as_str()));
+            assert!(ancestors(&text).all(|ancestor| NodePath::parse(ancestor).is_ok()));
+            match path.parent() {
+                Some(parent) => {
+                    assert_eq!(parent.join(path.name()), path);
+                    assert_eq!(parent.relative(path.as_str()), Some(path.name()));
+                    assert_eq!(ancestors(&text).count(), ancestors(parent.as_str()).count() + 1);
+                }
+                None => assert!(path.is_root() && path.name().is_empty()),
+            }
+        });
     }
 }

@@ -470,4 +470,99 @@ mod tests {
             r#"{"pid":7,"created":"then","foo":2}"#
         );
     }
+
+    /// JSON as clients send it: every number is a double.
+    #[derive(Debug, bolero::TypeGenerator)]
+    enum Drawn {
+        Null,
+        Bool(bool),
+        Whole(i32),
+        Double(f64),
+        Text(String),
+        List(#[generator(bolero::produce_with::<Vec<Drawn>>().len(0_usize..4))] Vec<Drawn>),
+        Object(#[generator(bolero::produce_with::<Vec<(String, Drawn)>>().len(0_usize..4))] Vec<(String, Drawn)>),
+    }
+
+    impl Drawn {
+        fn json(&self) -> Json {
+            match self {
+                Self::Null => Json::Null,
+                Self::Bool(value) => (*value).into(),
+                Self::Whole(number) => (*number).into(),
+                Self::Double(double) => number(*double).map_or(Json::Null, |text| serde_json::from_str(&text).unwrap()),
+                Self::Text(text) => text.as_str().into(),
+                Self::List(items) => items.iter().map(Self::json).collect(),
+                Self::Object(members) => members_of(members).into(),
+            }
+        }
+    }
+
+    fn members_of(members: &[(String, Drawn)]) -> Map<String, Json> {
+        members.iter().map(|(key, value)| (key.clone(), value.json())).collect()
+    }
+
+    /// Asserts that bytes are read without loss: what is read has the same bytes, or is the same JSON.
+    fn assert_faithful(bytes: &Bytes) {
+        match Value::from_bytes(bytes) {
+            None => assert!(bytes.is_empty()),
+            Some(Value::Text(text)) => assert_eq!(text.as_bytes(), bytes),
+            Some(Value::Raw(raw)) => assert_eq!(raw, bytes),
+            Some(Value::Object(object)) => {
+                let again = Bytes::from(serde_json::to_vec(&object).unwrap());
+                assert!(serde_json::from_slice::<Json>(bytes).is_ok_and(|json| json == Json::Object(object.clone())));
+                assert_eq!(Value::from_bytes(&again), Some(Value::Object(object)));
+            }
+        }
+    }
+
+    #[test]
+    fn fuzz_any_bytes_are_read_without_loss() {
+        bolero::check!().with_type::<(Vec<u8>, String)>().for_each(|(bytes, text)| {
+            let text = text.as_bytes();
+            for bytes in [bytes, text, &[b"{", &bytes[..]].concat(), &[b"{\"a\":\"", text, b"\"}"].concat()] {
+                assert_faithful(&Bytes::copy_from_slice(bytes));
+            }
+        });
+    }
+
+    #[test]
+    fn fuzz_objects_are_read_as_they_were_written_and_stamps_do_not_change_them() {
+        type Input = (Vec<(String, Drawn)>, Option<u32>, bool, Vec<(usize, u8)>);
+        bolero::check!().with_type::<Input>().for_each(|(members, pid, has_pid, changes)| {
+            let mut object = members_of(members);
+            if *has_pid {
+                object.insert("pid".to_owned(), Json::Null);
+            }
+            let json = serde_json::to_vec(&object).unwrap();
+            let value = EncodedValue::object(&json, object.contains_key("pid"), object.contains_key("created"));
+            let stamped = value.to_stamped_bytes(&stamp(*pid));
+            assert!(value.is_identical(&Bytes::copy_from_slice(&json)) && value.is_same_data(&stamped));
+            let later = Stamp { created: "later".to_owned(), ..stamp(*pid) };
+            assert_eq!(value.to_bytes_keeping(&stamped, &later), stamped);
+            let read: Map<String, Json> = serde_json::from_slice(&stamped).unwrap();
+            assert!(object.iter().all(|(key, value)| read[key] == *value), "the caller's keys win");
+            assert_faithful(&stamped);
+            let mut changed = stamped.to_vec();
+            for (at, byte) in changes {
+                let length = changed.len();
+                changed[at % length] = *byte;
+            }
+            let changed = Bytes::from(changed);
+            assert_faithful(&changed);
+            if value.is_identical(&changed) {
+                assert!(value.is_same_data(&changed));
+            }
+        });
+    }
+
+    #[test]
+    fn fuzz_every_double_that_is_a_number_in_json_is_read_back() {
+        bolero::check!().with_type::<f64>().cloned().for_each(|double| match number(double) {
+            None => assert!(!double.is_finite()),
+            Some(text) => {
+                let read: Number = serde_json::from_str(&text).unwrap();
+                assert_eq!(exact_double(&read), Some(double));
+            }
+        });
+    }
 }

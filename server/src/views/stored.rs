@@ -307,4 +307,91 @@ mod tests {
         moved[at..at + bytes.len()].copy_from_slice(&bytes);
         assert_eq!(decode(&moved.into(), AS_OF).unwrap().as_of, AS_OF + Duration::from_secs(77));
     }
+
+    #[derive(Debug, bolero::TypeGenerator)]
+    struct DrawnNode {
+        name: String,
+        /// Of an inner node, so that names share parents.
+        parent: Option<u8>,
+        data: Vec<u8>,
+        stat: Option<([i64; 6], [i32; 5])>,
+    }
+
+    impl DrawnNode {
+        fn node(&self, is_own: bool) -> Node {
+            let stat = self.stat.map(|(longs, ints)| NodeStat {
+                czxid: longs[0],
+                mzxid: longs[1],
+                ctime: longs[2],
+                mtime: longs[3],
+                version: ints[0],
+                cversion: ints[1],
+                aversion: ints[2],
+                ephemeral_owner: longs[4],
+                data_length: ints[3],
+                num_children: ints[4],
+                pzxid: longs[5],
+            });
+            let name = self.parent.map_or(self.name.clone(), |parent| format!("{}/{}", parent % 4, self.name));
+            Node { name: if is_own { String::new() } else { name }, data: self.data.clone().into(), stat }
+        }
+    }
+
+    /// A file with any body, as [`encode`] puts a body into a file.
+    fn file_of(body: &[u8], as_of: SystemTime) -> Bytes {
+        let length = u64::try_from(body.len()).unwrap().to_be_bytes();
+        let checksum = crc32fast::hash(body).to_be_bytes();
+        [&MAGIC, &VERSION.to_be_bytes()[..], &length, &checksum, &seen(as_of), body].concat().into()
+    }
+
+    /// Reads a file, and asserts that a view that was read is written and read again as it was.
+    fn read(file: &Bytes) -> Result<Stored, Broken> {
+        let stored = decode(file, AS_OF)?;
+        let again = encode(&stored.state, stored.as_of, usize::MAX).unwrap();
+        assert_eq!(decode(&again.into(), AS_OF).as_ref(), Ok(&stored));
+        Ok(stored)
+    }
+
+    #[test]
+    fn fuzz_any_file_is_read_without_a_panic() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            let with_magic = [&MAGIC, &VERSION.to_be_bytes()[..], bytes].concat();
+            for file in [Bytes::copy_from_slice(bytes), with_magic.into(), file_of(bytes, AS_OF)] {
+                drop(read(&file));
+            }
+        });
+    }
+
+    #[test]
+    fn fuzz_a_view_comes_back_as_it_was_and_no_changed_file_is_taken_for_another_view() {
+        type Input = ((String, bool, i64, u64), Option<DrawnNode>, Vec<DrawnNode>, Vec<(usize, u8)>);
+        bolero::check!().with_type::<Input>().for_each(
+            |((path, recursive, revision, seen), node, children, changes)| {
+                let body = Body {
+                    path: format!("/{path}"),
+                    recursive: *recursive,
+                    revision: *revision,
+                    node: node.as_ref().map(|node| node.node(true)),
+                    children: children.iter().map(|child| child.node(false)).collect(),
+                };
+                let as_of = AS_OF + Duration::from_millis(*seen);
+                let mut bytes = body.encode_to_vec();
+                let whole = file_of(&bytes, as_of);
+                let stored = read(&whole);
+                assert_eq!(stored.is_ok(), NodePath::parse(&body.path).is_ok(), "{stored:?}");
+                assert!(stored.as_ref().is_ok_and(|stored| stored.as_of == as_of) || stored.is_err());
+                let mut changed = whole.to_vec();
+                for (at, byte) in changes {
+                    let (in_file, in_body) = (at % changed.len(), at % bytes.len());
+                    changed[in_file] = *byte;
+                    bytes[in_body] = *byte;
+                }
+                // The checksum is wrong, unless it was made for the changed body.
+                if let (Ok(changed), Ok(stored)) = (read(&changed.into()), stored) {
+                    assert_eq!(changed.state, stored.state);
+                }
+                drop(read(&file_of(&bytes, as_of)));
+            },
+        );
+    }
 }

@@ -160,4 +160,24 @@ mod tests {
         assert!(!first.contains(&hex(&id.secret)[..16]));
         assert!(!format!("{id:?}").contains(&hex(&id.secret)));
     }
+
+    #[test]
+    fn fuzz_bytes_have_one_text_and_an_id_is_read_back_as_it_was_written() {
+        bolero::check!().with_type::<([u8; SECRET_BYTES], Vec<u8>, String)>().for_each(|(secret, bytes, text)| {
+            assert_eq!(decode(&encode(bytes)).as_ref(), Some(bytes));
+            let letters = bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 64)])).collect::<String>();
+            assert!(decode(&letters).is_none_or(|bytes| encode(&bytes) == letters));
+            let id_bytes = [&secret[..], b"/", bytes].concat();
+            for text in [text, &letters, &encode(bytes), &encode(&id_bytes)] {
+                if let Some(id) = LockId::parse(text) {
+                    assert_eq!(id.text(), *text);
+                    assert!(NodePath::parse_below_root(id.path().as_str()).is_ok());
+                }
+            }
+            if let Ok(path) = NodePath::parse_below_root(&format!("/{text}")) {
+                let id = LockId { path, secret: *secret };
+                assert_eq!(LockId::parse(&id.text()), Some(id));
+            }
+        });
+    }
 }
