@@ -275,8 +275,8 @@ pub(crate) struct WatchArgs {
     /// How to print it
     #[arg(long, short, default_value = "text", value_name = "FORMAT")]
     pub(crate) output: WatchFormat,
-    /// Run this shell command for each update, the first included, with the state and the changes as JSON on its standard
-    /// input. The next run gets all changes that came during a run
+    /// Run this shell command for each update, the first included, with the state and the changes as JSON on its
+    /// standard input. The next run gets all changes that came during a run
     #[arg(long, value_name = "CMD")]
     pub(crate) exec: Option<String>,
 }
@@ -285,12 +285,12 @@ pub(crate) struct WatchArgs {
 pub(crate) struct RegisterArgs {
     /// The path to register; the last part is usually HOST:PORT
     pub(crate) path: String,
-    /// Data of the node: KEY=VALUE, a JSON object, or @FILE with a JSON object; may be given several times. A VALUE that is JSON is
-    /// taken as JSON
+    /// Data of the node: KEY=VALUE, a JSON object, or @FILE with a JSON object; may be given several times. A VALUE
+    /// that is JSON is taken as JSON
     #[arg(long, short, value_name = "KEY=VALUE|{…}|@FILE")]
     pub(crate) data: Vec<String>,
-    /// Time for which the registration outlives this command if it is killed, or loses every replica, 1s to 10m; 0s: not
-    /// at all
+    /// Time for which the registration outlives this command if it is killed, or loses every replica, 1s to 10m; 0s:
+    /// not at all
     #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = duration)]
     pub(crate) ttl: Duration,
     /// Do not take over an existing registration
@@ -329,7 +329,8 @@ pub(crate) struct LockArgs {
     /// Name of the holder, which others see. Default: host name and process id
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// Time between SIGTERM and SIGKILL for COMMAND, at most a third of the ttl. Default: a sixth of the ttl, at most 5s
+    /// Time between SIGTERM and SIGKILL for COMMAND, at most a third of the ttl. Default: a sixth of the ttl, at most
+    /// 5s
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) grace: Option<Duration>,
     /// Print the lock's id and leave it held for its ttl: «unlock» gives it back
@@ -362,8 +363,8 @@ pub(crate) struct LocksArgs {
 pub(crate) struct PutArgs {
     /// The node to write; it and its parents are created where they are missing
     pub(crate) path: String,
-    /// Data to write: KEY=VALUE, a JSON object, or @FILE with a JSON object; may be given several times. A VALUE that is JSON is
-    /// taken as JSON
+    /// Data to write: KEY=VALUE, a JSON object, or @FILE with a JSON object; may be given several times. A VALUE that
+    /// is JSON is taken as JSON
     #[arg(long, short, value_name = "KEY=VALUE|{…}|@FILE", conflicts_with = "text")]
     pub(crate) data: Vec<String>,
     /// Text to write

@@ -6,8 +6,8 @@ use crate::config::Options;
 
 /// Rollcall: a service registry and lock service in front of ZooKeeper.
 ///
-/// Programs speak gRPC to it (package rollcall.v1). It keeps registrations, locks and values in ZooKeeper, in the znodes
-/// and with the lock recipe that kazoo and nd_service_registry use.
+/// Programs speak gRPC to it (package rollcall.v1). It keeps registrations, locks and values in ZooKeeper, in the
+/// znodes and with the lock recipe that kazoo and nd_service_registry use.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rollcall-server", version, about, after_help = EXAMPLES)]
 pub struct Args {

@@ -36,8 +36,8 @@ pub struct Options {
     #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:0", conflicts_with = "zookeeper")]
     pub embedded_listen: SocketAddr,
 
-    /// ZooKeeper's tickTime, 100ms to 1m. A session's time-out is 2 to 20 ticks, and a session expires at the
-    /// first tick after it
+    /// ZooKeeper's tickTime, 100ms to 1m. A session's time-out is 2 to 20 ticks, and a session expires at the first
+    /// tick after it
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration, conflicts_with = "zookeeper")]
     pub embedded_tick: Duration,
 
