@@ -18,9 +18,10 @@ Exit codes:
   69   no replica, or no ZooKeeper, could be reached
   75   lock: not acquired in the time that was given
   76   lock: lost; COMMAND was ended
-  77   register: somebody else has registered the path since, or it was evicted
+  77   register: another program has registered the path since, or it was evicted
   78   status: a replica can't be reached, is not ready, drains, or does not reach zookeeper
-  126  COMMAND can't be run; 127: there is none
+  126  COMMAND can't be run
+  127  COMMAND was not found
   Otherwise COMMAND's own; 128 + N when signal N ended it.";
 
 /// Rollcall from the shell: registrations, lookups, watches, locks.
@@ -36,7 +37,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// The replicas, separated by commas; with https:// in front by TLS
+    /// The replicas, separated by commas; with https:// in front, the connection uses TLS
     #[arg(
         long,
         short,
@@ -47,31 +48,31 @@ pub(crate) struct Global {
     )]
     pub(crate) server: String,
 
-    /// How long a call may take, with all replicas that are tried
+    /// Maximum time of a call, over all replicas that the command tries; the time of --wait comes on top
     #[arg(long, global = true, default_value = "5s", value_name = "DURATION", value_parser = duration)]
     pub(crate) timeout: Duration,
 
-    /// The token to show to the replicas; better in the environment, where nobody else sees it
+    /// Token to send to the replicas; set it in the environment, where other users of the machine do not see it
     #[arg(long, global = true, env = "ROLLCALL_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub(crate) token: Option<String>,
 
-    /// Connect by TLS
+    /// Connect with TLS
     #[arg(long, global = true)]
     pub(crate) tls: bool,
 
-    /// Trust this authority and no other (PEM); means --tls
+    /// Trust only this certificate authority (PEM); implies --tls
     #[arg(long, global = true, env = "ROLLCALL_CA", value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
 
-    /// Show this certificate (PEM); means --tls
+    /// Present this client certificate (PEM); implies --tls
     #[arg(long, global = true, env = "ROLLCALL_CERT", value_name = "FILE", requires = "key")]
     pub(crate) cert: Option<PathBuf>,
 
-    /// The key of the certificate (PEM)
+    /// The private key of the client certificate (PEM)
     #[arg(long, global = true, env = "ROLLCALL_KEY", value_name = "FILE", requires = "cert")]
     pub(crate) key: Option<PathBuf>,
 
-    /// Whether to colour what is for people: yaml, dir, tables, trees, watches
+    /// When to colour the output for people: yaml, dir, tables, trees, watches
     #[arg(long, global = true, default_value = "auto", value_name = "WHEN")]
     pub(crate) color: Color,
 }
@@ -164,13 +165,13 @@ pub(crate) enum Command {
     /// Delete a durable node
     #[command(after_help = "Example:\n  rollcall delete /config/old -r")]
     Delete(DeleteArgs),
-    /// Take a registration out, and keep it out for a time
+    /// Remove a registration, and keep its path from being registered for a time
     #[command(after_help = "Examples:\n  rollcall evict /services/web/host7:80              # for 10 minutes\n  \
         rollcall evict /services/web/host7:80 --for 2h\n  rollcall evict /services/web/host7:80 --lift\n\n\
-        Its holder is told, and does not come back by itself. A program that uses kazoo or nd_service_registry registers\n\
-        past Rollcall: its node is deleted, and it may make it again.")]
+        The holder's client learns of it, and does not register again by itself. A program that uses kazoo or\n\
+        nd_service_registry registers past Rollcall: its node is deleted, but the program may create it again.")]
     Evict(EvictArgs),
-    /// Show how each replica stands
+    /// Show the state of each replica
     #[command(after_help = "Example:\n  rollcall status --server a:7700,b:7700,c:7700")]
     Status(StatusArgs),
     /// Print a completion script
@@ -201,7 +202,7 @@ pub(crate) struct GetArgs {
     /// Show everything below, not only the children
     #[arg(long, short)]
     pub(crate) recursive: bool,
-    /// Show what the nodes hold
+    /// Show the data of the nodes
     #[arg(long, short)]
     pub(crate) data: bool,
     /// Show ZooKeeper's own nodes and the inner nodes of locks too
@@ -210,10 +211,10 @@ pub(crate) struct GetArgs {
     /// How to print it
     #[arg(long, short, default_value = "yaml", value_name = "FORMAT")]
     pub(crate) output: Format,
-    /// See every write that was acknowledged before, instead of what the replica remembers
+    /// See every write that was acknowledged before the call; without it, the replica's copy may be a little older
     #[arg(long)]
     pub(crate) latest: bool,
-    /// Wait for a child, for ever or for at most this time. Default: show what there is
+    /// Wait for a child, for at most this time; without a time, for ever. Default: do not wait
     #[arg(long, short, value_name = "DURATION", num_args = 0..=1, value_parser = wait)]
     pub(crate) wait: Option<Option<Duration>>,
 }
@@ -223,7 +224,7 @@ pub(crate) struct TreeArgs {
     /// The node
     #[arg(default_value = "/")]
     pub(crate) path: String,
-    /// Show what the nodes hold
+    /// Show the data of the nodes
     #[arg(long, short)]
     pub(crate) data: bool,
     /// Show ZooKeeper's own nodes and the inner nodes of locks too
@@ -274,8 +275,8 @@ pub(crate) struct WatchArgs {
     /// How to print it
     #[arg(long, short, default_value = "text", value_name = "FORMAT")]
     pub(crate) output: WatchFormat,
-    /// Run this shell command for each update, the first included, with the state and the changes as JSON on its standard
-    /// input; changes that come while it runs are told together
+    /// Run this shell command for each update, the first included, with the state and the changes as JSON on its
+    /// standard input. The next run gets all changes that came during a run
     #[arg(long, value_name = "CMD")]
     pub(crate) exec: Option<String>,
 }
@@ -284,28 +285,30 @@ pub(crate) struct WatchArgs {
 pub(crate) struct RegisterArgs {
     /// The path to register; the last part is usually HOST:PORT
     pub(crate) path: String,
-    /// What the node holds: KEY=VALUE, several times, a JSON object, or @FILE with one. Values that are JSON are taken as JSON
+    /// Data of the node: KEY=VALUE, a JSON object, or @FILE with a JSON object; may be given several times. A VALUE
+    /// that is JSON is taken as JSON
     #[arg(long, short, value_name = "KEY=VALUE|{…}|@FILE")]
     pub(crate) data: Vec<String>,
-    /// How long the registration outlives this command if it is killed, or loses every replica; 0s: not at all
+    /// Time for which the registration outlives this command if it is killed, or loses every replica, 1s to 10m; 0s:
+    /// not at all
     #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = duration)]
     pub(crate) ttl: Duration,
-    /// Do not take over a registration that stands
+    /// Do not take over an existing registration
     #[arg(long)]
     pub(crate) exclusive: bool,
     /// Register only while this shell command succeeds
     #[arg(long, value_name = "CMD")]
     pub(crate) check: Option<String>,
-    /// How often to check, and how long a check may take
+    /// Interval between two checks, and maximum time of a check
     #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = duration, requires = "check")]
     pub(crate) every: Duration,
-    /// After how many successes in a row to register
+    /// Number of successes in a row after which to register, at least 1
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), requires = "check")]
     pub(crate) rise: u32,
-    /// After how many failures in a row to take the registration down
+    /// Number of failures in a row after which to take the registration down, at least 1
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), requires = "check")]
     pub(crate) fall: u32,
-    /// Register while this runs; signals are passed on to it
+    /// Register while this command runs; signals are passed on to it
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 }
@@ -314,35 +317,36 @@ pub(crate) struct RegisterArgs {
 pub(crate) struct LockArgs {
     /// The path of the lock
     pub(crate) path: String,
-    /// How many may hold the lock at once; all who use it must say the same
+    /// Maximum number of holders at once, at least 1; every user of the lock must give the same number
     #[arg(short = 'n', long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) simultaneous: u32,
-    /// Wait for the lock, for ever or for at most this time. Default: only try
+    /// Wait for the lock, for at most this time; without a time, for ever. Default: only try
     #[arg(long, short, value_name = "DURATION", num_args = 0..=1, value_parser = wait)]
     pub(crate) wait: Option<Option<Duration>>,
-    /// How long the lock outlives this command if it is killed, or loses every replica
+    /// Time for which the lock outlives this command if it is killed, or loses every replica, 1s to 10m
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
     pub(crate) ttl: Duration,
-    /// Who you are, for others to see. Default: host name and process id
+    /// Name of the holder, which others see. Default: host name and process id
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// How long COMMAND has between SIGTERM and SIGKILL. Default: a sixth of the ttl, at most 5s
+    /// Time between SIGTERM and SIGKILL for COMMAND, at most a third of the ttl. Default: a sixth of the ttl, at most
+    /// 5s
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) grace: Option<Duration>,
     /// Print the lock's id and leave it held for its ttl: «unlock» gives it back
     #[arg(long, conflicts_with = "command")]
     pub(crate) leave: bool,
-    /// Say nothing of the queue
+    /// Do not show the place in the queue
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// Hold the lock while this runs; signals are passed on to it
+    /// Hold the lock while this command runs; signals are passed on to it
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct UnlockArgs {
-    /// What «lock --leave» printed; it may begin with a hyphen
+    /// The id that «lock --leave» printed; it may begin with a hyphen
     #[arg(allow_hyphen_values = true)]
     pub(crate) id: String,
 }
@@ -357,21 +361,22 @@ pub(crate) struct LocksArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PutArgs {
-    /// The node to write; it and its parents are made where they are missing
+    /// The node to write; it and its parents are created where they are missing
     pub(crate) path: String,
-    /// What it shall hold: KEY=VALUE, several times, a JSON object, or @FILE with one. Values that are JSON are taken as JSON
+    /// Data to write: KEY=VALUE, a JSON object, or @FILE with a JSON object; may be given several times. A VALUE that
+    /// is JSON is taken as JSON
     #[arg(long, short, value_name = "KEY=VALUE|{…}|@FILE", conflicts_with = "text")]
     pub(crate) data: Vec<String>,
-    /// What it shall hold, as text
+    /// Text to write
     #[arg(long, value_name = "TEXT")]
     pub(crate) text: Option<String>,
-    /// It shall hold nothing
+    /// Write an empty node
     #[arg(long, conflicts_with_all = ["data", "text"])]
     pub(crate) empty: bool,
-    /// Only if the node has this version
+    /// Write only if the node has this version
     #[arg(long, value_name = "N")]
     pub(crate) version: Option<i32>,
-    /// Only if there is no node yet
+    /// Write only if the node does not exist
     #[arg(long, conflicts_with = "version")]
     pub(crate) create: bool,
 }
@@ -383,7 +388,7 @@ pub(crate) struct DeleteArgs {
     /// Delete everything below it too
     #[arg(long, short)]
     pub(crate) recursive: bool,
-    /// Only if the node has this version
+    /// Delete only if the node has this version
     #[arg(long, value_name = "N")]
     pub(crate) version: Option<i32>,
 }
@@ -392,10 +397,10 @@ pub(crate) struct DeleteArgs {
 pub(crate) struct EvictArgs {
     /// The registration
     pub(crate) path: String,
-    /// Time for which the path can't be registered, up to 24h
+    /// Time for which the path can't be registered, 1s to 24h
     #[arg(long = "for", default_value = "10m", value_name = "DURATION", value_parser = duration)]
     pub(crate) duration: Duration,
-    /// Let it be registered again, instead
+    /// Lift the eviction instead: the path can be registered again
     #[arg(long, conflicts_with = "duration")]
     pub(crate) lift: bool,
 }
@@ -423,7 +428,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Parses the value of `--wait`. The option may also have none.
 fn wait(text: &str) -> Result<Duration, String> {
-    duration(text).map_err(|error| format!("{error}; what is no time goes before --wait"))
+    duration(text).map_err(|error| format!("{error}; put any other argument before --wait"))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub(crate) async fn run(client: &Client, args: EvictArgs) -> Outcome {
     print(&match (eviction.until, eviction.removed) {
         (None, _) => format!("{path}: can be registered again"),
         (Some(until), true) => format!("{path}: evicted until {}", time(until)),
-        (Some(until), false) => format!("{path}: nobody had registered it; it can't be until {}", time(until)),
+        (Some(until), false) => format!("{path}: it was not registered; it can't be registered until {}", time(until)),
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -104,17 +104,17 @@ fn advice(reason: &Reason) -> (u8, &'static str) {
     match reason {
         Reason::NoNode => (NO_NODE, ""),
         Reason::BackendUnavailable => (UNREACHABLE, "the replica runs, but without zookeeper; see «rollcall status»"),
-        Reason::LockLimitDiffers => (FAILED, "all who use a lock must give the same -n"),
+        Reason::LockLimitDiffers => (FAILED, "every user of a lock must give the same -n"),
         Reason::VersionMismatch => (
             FAILED,
             "the version is under stat in «rollcall get --latest --data -o json PATH»: read it again, and give the new one",
         ),
-        Reason::NotEmpty => (FAILED, "delete what is below too with -r"),
+        Reason::NotEmpty => (FAILED, "with -r the nodes below are deleted too"),
         Reason::NameTaken => (FAILED, "without --exclusive the registration is taken over"),
         Reason::Evicted => (FAILED, "«rollcall evict PATH --lift» lets it in again"),
-        Reason::HasRegistrations => (FAILED, "registrations and locks go with those who hold them"),
+        Reason::HasRegistrations => (FAILED, "registrations and locks end with their holders"),
         Reason::LockLost => (FAILED, "it was given back, or has run out"),
-        Reason::ReadOnly => (FAILED, "name a replica that takes writes with --server"),
+        Reason::ReadOnly => (FAILED, "name a replica that accepts writes with --server"),
         Reason::Other(name) if name == "Unauthenticated" => (FAILED, "give a token in ROLLCALL_TOKEN"),
         _ => (FAILED, ""),
     }

@@ -31,7 +31,7 @@ pub(crate) async fn run(client: &Client, style: Style, args: GetArgs) -> Outcome
     let mut lookup = patiently(client, &what, get.into_future()).await?;
     if lookup.stale {
         let as_of = lookup.as_of.map(|as_of| format!(", as of {}", time(as_of))).unwrap_or_default();
-        say(&format!("zookeeper can't be reached: what follows may be out of date{as_of}"));
+        say(&format!("zookeeper can't be reached: the output may be out of date{as_of}"));
     }
     if !lookup.node.exists {
         return Err(Failure::new(NO_NODE, format!("no node at {}", args.path)));

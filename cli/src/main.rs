@@ -80,8 +80,8 @@ async fn run(cli: Cli) -> Outcome {
         Command::Leash => Ok(leash::watch()),
     };
     // Everything that was dropped on the way is given back: a lock of which its holder never heard, a place in a queue.
-    if let Err(error) = patiently(client, "what is given back at the end", client.settled()).await {
-        say(&format!("what could not be given back goes with its ttl: {error}"));
+    if let Err(error) = patiently(client, "the release of locks and registrations", client.settled()).await {
+        say(&format!("a lock or a registration could not be given back, and stays until its ttl runs out: {error}"));
     }
     outcome
 }

@@ -158,8 +158,10 @@ impl Presence {
         {
             let path = &self.place.path;
             say(&match self.told.take() {
-                Some(_) => format!("{path} could not be taken down, and goes with its ttl: {error}"),
-                None => format!("{path} was not registered by now; if it comes to be, it goes with its ttl: {error}"),
+                Some(_) => format!("{path} could not be taken down, and stays until its ttl runs out: {error}"),
+                None => {
+                    format!("{path} is not registered yet; a late registration stays until its ttl runs out: {error}")
+                }
             });
         }
         self.told = None;

@@ -12,7 +12,7 @@ use super::term::{Style, Tone, print, shown};
 use super::waiting::patiently;
 
 pub(crate) async fn run(client: &Client, style: Style, args: TreeArgs) -> Outcome {
-    let what = format!("what is below {}", args.path);
+    let what = format!("the nodes below {}", args.path);
     let mut lookup = patiently(client, &what, client.get(&args.path).recursive().into_future()).await?;
     if !lookup.node.exists {
         return Err(Failure::new(NO_NODE, format!("no node at {}", args.path)));

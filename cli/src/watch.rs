@@ -22,7 +22,7 @@ pub(crate) async fn run(client: &Client, style: Style, args: WatchArgs) -> Outco
         watch = watch.recursive();
     }
     let mut updates = watch.stream();
-    let mut waiting = Waiting::new(client, &format!("news of {}", args.path));
+    let mut waiting = Waiting::new(client, &format!("changes of {}", args.path));
     // The state that `--exec` gets beside the changes.
     let mut node = Node::default();
     let mut has_shown = false;

@@ -66,7 +66,7 @@ class CacheFile:
                 # In a directory for all users, somebody else may have created a file of that name, to send this program
                 # to other servers.
                 if os.fstat(file.fileno()).st_uid not in (os.getuid(), 0):
-                    raise ValueError("it belongs to somebody else")
+                    raise ValueError("it belongs to another user")
                 content = json.load(file)
             if content["version"] != _VERSION:
                 raise ValueError(f"it has version {content['version']!r}")

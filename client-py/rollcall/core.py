@@ -155,7 +155,7 @@ class Core:
         state = self._cache.load(watched.path) if self._cache else None
         if state is None:
             return False
-        log.info("%s is told from the cache file", watched.path)
+        log.info("%s is read from the cache file", watched.path)
         watched.show(state, is_live=False)
         return True
 

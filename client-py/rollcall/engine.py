@@ -223,7 +223,7 @@ class Engine:
 
         self.post(lambda _: asyncio.ensure_future(pause()))
         if not self._is_parked.wait(_PAUSE + 1):
-            log.warning("the thread of rollcall does not stand still for a fork")
+            log.warning("the thread of rollcall did not pause in time for a fork")
 
     def _stand(self) -> None:
         self._is_parked.tell()

@@ -50,7 +50,7 @@ def adopt() -> None:
     with _adopting.setdefault(os.getpid(), threading.RLock()):
         if any(registry._pid != os.getpid() for registry in list(_registries)):
             log.warning(
-                "this process was forked, and Python was not told: rollcall begins anew. Under uwsgi, set "
+                "this process was forked without the fork hooks of Python: rollcall starts again. Under uwsgi, set "
                 "py-call-uwsgi-fork-hooks or lazy-apps"
             )
             _child()

@@ -7,8 +7,8 @@ the whole program at the first call, for good.
 import sys
 
 _ADVICE = (
-    "rollcall needs threads that are none of {name}'s: with {patch} every call would hang. Run the program with threads "
-    "or processes (gunicorn -k gthread, celery --pool threads or prefork), or call {without}"
+    "rollcall needs threads of the system, not {name}'s: with {patch} every call would hang. Run the program with "
+    "threads or processes (gunicorn -k gthread, celery --pool threads or prefork), or call {without}"
 )
 
 

@@ -43,7 +43,7 @@ class Heir:
             self._registry._start()
         while self._is_wanted() and self._registry._inherited:
             if os.getppid() != self._parent:
-                log.info("process %d is gone: its registrations become ours", self._parent)
+                log.info("process %d is gone: this process takes over its registrations", self._parent)
                 self._registry._inherit()
                 return
             time.sleep(_LOOKS)

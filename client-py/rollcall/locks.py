@@ -106,7 +106,7 @@ class Locks:
             try:
                 await self.release(lock_id, patience or self.patience)
             except ServiceRegistryException as error:
-                log.warning("a lock could not be given back, and goes with its ttl: %s", error)
+                log.warning("a lock could not be given back, and stays until its ttl runs out: %s", error)
 
         self.run_in_background(run())
 
@@ -339,7 +339,7 @@ class Keeper:
             self._locks.release_later(self.lock_id, self._terms.ttl)
             return False
         except ServiceRegistryException as error:
-            log.warning("lock %s was not given back, and goes with its ttl: %s", self._terms.path, error)
+            log.warning("lock %s was not given back, and stays until its ttl runs out: %s", self._terms.path, error)
             return False
         return released and was_held
 

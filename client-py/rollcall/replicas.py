@@ -79,7 +79,7 @@ def addresses(server: Union[str, Sequence[str]]) -> List[str]:
         if not (host and colon and port.isdigit()) or "/" in name:
             raise ValueError(f"{name!r} is not HOST:PORT")
     if not found:
-        raise ValueError("no server is named: HOST:PORT")
+        raise ValueError("no server is named: give at least one HOST:PORT")
     return found
 
 

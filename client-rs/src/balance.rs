@@ -134,7 +134,7 @@ impl Service<Request<Body>> for ServiceChannel {
                     Err(error) => last = Some(error),
                 }
             }
-            Err(last.unwrap_or_else(|| "nobody is registered".into()))
+            Err(last.unwrap_or_else(|| "no endpoint is registered".into()))
         }
         .boxed()
     }
@@ -158,7 +158,7 @@ async fn follow(mut view: View, links: watch::Sender<Vec<Link>>, connect: Connec
         }
         tokio::select! {
             changed = view.changed() => if let Err(error) = changed {
-                tracing::warn!(%error, "a balanced channel does not follow its service any more");
+                tracing::warn!(%error, "a balanced channel no longer follows its service");
                 return links.closed().await;
             },
             () = links.closed() => return,

@@ -143,10 +143,10 @@ fn address(text: &str, tls: Option<&Tls>) -> Result<Address, Error> {
         "http" if tls.is_some() => return Err(wrong("is not encrypted, but TLS was asked for")),
         "http" => false,
         "https" => true,
-        _ => return Err(wrong("begins with something else than http:// or https://")),
+        _ => return Err(wrong("has a scheme other than http:// or https://")),
     };
     let endpoint = Endpoint::from_shared(format!("{scheme}://{name}"))
-        .map_err(|error| wrong(&format!("is no address: {error}")))?
+        .map_err(|error| wrong(&format!("is not an address: {error}")))?
         .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .tcp_nodelay(true);

@@ -222,13 +222,13 @@ impl fmt::Display for LostReason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
             Self::TakenOver => "somebody else has registered it since",
-            Self::Expired => "no replica could be told in time that it is still wanted",
-            Self::SessionLost => "the zookeeper session that carried it is over, or may be",
+            Self::Expired => "no renewal reached a replica in time",
+            Self::SessionLost => "the zookeeper session that held it has ended, or may have",
             Self::Removed => "somebody deleted it",
             Self::Evicted => "an operator has evicted it",
             Self::Disconnected => "the connection that carried it broke",
             Self::Released => "somebody gave it back by its id",
-            Self::Superseded => "another has come back for it with the same id",
+            Self::Superseded => "another stream has taken it over with the same id",
             Self::Refused(reason, message) if message.is_empty() => return reason.fmt(formatter),
             Self::Refused(_, message) => message,
         };

@@ -211,13 +211,13 @@ impl App {
                 }
                 Some(ended) = tasks.join_next() => {
                     ended.context("a task panicked")?;
-                    anyhow::bail!("a task ended that never should")
+                    anyhow::bail!("a task ended before the server was told to stop")
                 }
             }
         }
         tracing::info!(streams = going.admission.streams(), "stopping");
         if tokio::time::timeout(GOING_DOWN, going.go_down()).await.is_err() {
-            tracing::warn!("stopped at the deadline: some locks or registrations were left");
+            tracing::warn!("stopped at the deadline: some locks or registrations were not given back");
         }
         // Answers that are under way; connections may be kept open by streams that are not ours to end.
         drop(tokio::time::timeout(LAST_ANSWERS, servers.join_next()).await);
@@ -341,7 +341,7 @@ async fn let_clients_move(service: &Service, time: Duration, go_away: oneshot::S
         service.sessions.settled().await;
     };
     if tokio::time::timeout_at(deadline, moved).await.is_err() {
-        tracing::info!(streams = service.admission.streams(), "the time for moving is over");
+        tracing::info!(streams = service.admission.streams(), "the drain time is over");
     }
 }
 

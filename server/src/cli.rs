@@ -6,8 +6,8 @@ use crate::config::Options;
 
 /// Rollcall: a service registry and lock service in front of ZooKeeper.
 ///
-/// Programs speak gRPC to it (package rollcall.v1); what they say is kept in ZooKeeper, in the znodes and with the lock
-/// recipe that kazoo and nd_service_registry use.
+/// Programs speak gRPC to it (package rollcall.v1). It keeps registrations, locks and values in ZooKeeper, in the
+/// znodes and with the lock recipe that kazoo and nd_service_registry use.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rollcall-server", version, about, after_help = EXAMPLES)]
 pub struct Args {
@@ -15,7 +15,7 @@ pub struct Args {
     #[command(flatten)]
     pub options: Options,
 
-    /// What to log, on stderr: error, warn, info, debug, or per module as in rollcall_server::zk=debug
+    /// Level of the log on stderr: error, warn, info, debug, or a level per module, as in rollcall_server::zk=debug
     #[arg(long, value_name = "FILTER", default_value = "info", env = "ROLLCALL_LOG")]
     pub log: String,
 }

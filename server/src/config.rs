@@ -23,113 +23,125 @@ const LEAST_BYTES: usize = 8 * 1024 * 1024;
 #[derive(Debug, Clone, Args)]
 #[command(group(ArgGroup::new("backend").args(["zookeeper", "embedded"]).required(true)))]
 pub struct Options {
-    /// ZooKeeper's servers, and optionally the path below which everything lives: HOST:PORT[,HOST:PORT…][/chroot]
+    /// ZooKeeper's servers, and optionally the path below which Rollcall keeps everything:
+    /// HOST:PORT[,HOST:PORT…][/chroot]. Without a port: 2181
     #[arg(long, value_name = "HOSTS[/CHROOT]", env = "ROLLCALL_ZOOKEEPER")]
     pub zookeeper: Option<String>,
 
-    /// Instead of ZooKeeper: keep everything in the memory of this process, for one machine and for development
+    /// Keep everything in the memory of this process, instead of in ZooKeeper. For one machine and for development
     #[arg(long)]
     pub embedded: bool,
 
-    /// Where the memory is served in ZooKeeper's protocol, on a loopback address; port 0 takes a free one
+    /// Loopback address on which the embedded backend serves ZooKeeper's protocol; port 0 takes a free one
     #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:0", conflicts_with = "zookeeper")]
     pub embedded_listen: SocketAddr,
 
-    /// ZooKeeper's tickTime, 100ms to 1m: sessions are granted 2 to 20 ticks, and end on their boundaries
+    /// ZooKeeper's tickTime, 100ms to 1m. A session's time-out is 2 to 20 ticks, and a session expires at the first
+    /// tick after it
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration, conflicts_with = "zookeeper")]
     pub embedded_tick: Duration,
 
-    /// How often containers and TTL nodes are looked through, 10ms to 1h (znode.container.checkIntervalMs)
+    /// Interval at which the embedded backend looks for containers and TTL nodes to remove, 10ms to 1h
+    /// (znode.container.checkIntervalMs)
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, conflicts_with = "zookeeper")]
     pub embedded_sweep: Duration,
 
-    /// Who may do everything, whatever access control lists say: USER:BASE64, the base64 of the SHA-1 of USER:PASSWORD
-    /// (zookeeper.DigestAuthenticationProvider.superDigest)
+    /// Superuser, to which access control lists do not apply: USER:BASE64, the base64 of the SHA-1 of USER:PASSWORD
+    /// (zookeeper.DigestAuthenticationProvider.superDigest). Default: none
     #[arg(long, value_name = "DIGEST", value_parser = super_digest, conflicts_with = "zookeeper")]
     pub embedded_super: Option<String>,
 
-    /// Where to serve gRPC; port 0 takes a free one
+    /// Address on which the server serves gRPC; port 0 takes a free one
     #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:7700", env = "ROLLCALL_LISTEN")]
     pub listen: SocketAddr,
 
-    /// Where to serve metrics and health over HTTP; port 0 takes a free one
+    /// Address on which the server serves metrics and health over HTTP; port 0 takes a free one
     #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:7701", env = "ROLLCALL_HTTP_LISTEN")]
     pub http_listen: SocketAddr,
 
-    /// The name of this replica, which rollcall status shows, also of the other replicas. Default: the name of the host
-    /// and the port of --listen
+    /// Name of this replica, at most 256 bytes; rollcall status shows it, on the other replicas too. Default: the host
+    /// name and the port of --listen
     #[arg(long, value_name = "NAME", env = "ROLLCALL_NAME", value_parser = name)]
     pub name: Option<String>,
 
-    /// The ZooKeeper session time-out to ask for, 2 s to 10 min. What a replica that dies held stands that long
+    /// ZooKeeper session time-out to ask for, 2s to 10m. When a replica dies, its registrations and locks stay for that
+    /// long
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     pub session_timeout: Duration,
 
-    /// Number of ZooKeeper sessions that hold ephemerals; more are opened when registrations need them
+    /// Number of ZooKeeper sessions that hold ephemerals, 1 to 64; the server opens more when registrations need them
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub sessions: usize,
 
-    /// Maximum number of such sessions. This and two more, times the replicas behind one address, must stay below
-    /// ZooKeeper's maxClientCnxns, 60 by default. Each has room for 512 KiB of paths; what needs more is refused with
-    /// RESOURCE_EXHAUSTED
+    /// Maximum number of ZooKeeper sessions that hold ephemerals, from --sessions to 1000. This number plus 2, times
+    /// the number of replicas behind one address, must stay below ZooKeeper's maxClientCnxns (60 by default). Each
+    /// session has room for 512 KiB of paths; a request beyond the room of all is refused with RESOURCE_EXHAUSTED
     #[arg(long, value_name = "N", default_value_t = 40)]
     pub max_sessions: usize,
 
-    /// The largest value that is accepted, in bytes, up to 1000000
+    /// Maximum size of a value in bytes, 1 to 1000000
     #[arg(long, value_name = "BYTES", default_value_t = 256 * 1024)]
     pub max_value_bytes: usize,
 
-    /// After what time without a message a stream gets one; a request may ask for another
+    /// Time without a message after which the server sends a heartbeat on a stream, 1s to 10m; a request may ask for
+    /// another time
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     pub heartbeat: Duration,
 
-    /// How long a connection may be silent before it is pinged, and then how long the answer may take
+    /// Time of silence after which the server pings a connection, 1s to 10m. It closes the connection when no answer
+    /// comes for the same time
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub keepalive: Duration,
 
-    /// After SIGTERM: how long clients may take to move to other replicas, 0s to 10 min. With no stream left the server
-    /// ends at once; a second SIGTERM, and SIGINT, end it without a drain
+    /// Time that clients have after SIGTERM to move to other replicas, 0s to 10m. The server ends at once when no
+    /// stream is left. SIGINT, or a second SIGTERM, ends it without a drain
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub drain: Duration,
 
-    /// How many connections clients may have, on each of both ports; one more is closed at once. Fewer where the system
-    /// allows the process fewer descriptors
+    /// Maximum number of client connections on each of the two ports, 1 to 1000000; the server closes further ones at
+    /// once. It is lower where the system allows the process too few descriptors
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     pub max_connections: usize,
 
-    /// How many of them from one address; of IPv6, from one network of 64 bits. At most a quarter of them where the
-    /// system allows fewer
+    /// Maximum number of client connections from one address, or from one IPv6 network of 64 bits, 1 to 1000000. It is
+    /// at most a quarter of a port's connections where the system allows too few descriptors for --max-connections
     #[arg(long, value_name = "N", default_value_t = 2_000)]
     pub max_connections_per_address: usize,
 
-    /// How many calls one connection may have under way; one more is refused with RESOURCE_EXHAUSTED
+    /// Maximum number of calls in flight on one connection, 1 to 1000000; a further call is refused with
+    /// RESOURCE_EXHAUSTED
     #[arg(long, value_name = "N", default_value_t = 50_000)]
     pub max_streams_per_connection: usize,
 
-    /// How many calls this replica may have under way; one more is refused with RESOURCE_EXHAUSTED
+    /// Maximum number of calls in flight on this replica, 1 to 10000000; a further call is refused with
+    /// RESOURCE_EXHAUSTED
     #[arg(long, value_name = "N", default_value_t = 500_000)]
     pub max_streams: usize,
 
-    /// The memory, in bytes, that one connection may make this replica hold; what needs more is refused with
-    /// RESOURCE_EXHAUSTED. The messages and unread answers of open streams may take an eighth of it more
+    /// Maximum memory in bytes that one connection may make this replica hold, at least 8388608. A request that needs
+    /// more is refused with RESOURCE_EXHAUSTED. The messages and unread answers of open streams may take an eighth of
+    /// it more
     #[arg(long, value_name = "BYTES", default_value_t = Limits::CONNECTION.bytes)]
     pub max_bytes_per_connection: usize,
 
-    /// The same, for all connections together
+    /// The same for all connections together
     #[arg(long, value_name = "BYTES", default_value_t = Limits::REPLICA.bytes)]
     pub max_bytes: usize,
 
-    /// How long what is known of a path is kept up to date after its last reader has gone, 1 s to 1 h
+    /// Time for which the server keeps its view of a path up to date after the last reader of the path has gone, 1s to
+    /// 1h
     #[arg(long, value_name = "DURATION", default_value = "40s", value_parser = duration)]
     pub view_idle: Duration,
 
-    /// Time after which the nodes of a lock that nobody holds or waits for are removed from ZooKeeper, 1 s to 10000 h, as 24h;
-    /// 0s: never. Only where no program keeps a kazoo lock object for longer: it fails for good once the nodes are removed
+    /// Time after which the server removes the nodes of an unused lock from ZooKeeper, 1s to 10000h; 0s: never. A lock
+    /// is unused when it has no holder and no waiter. Give a time only where no program keeps a kazoo lock object for
+    /// longer: such an object fails for good once the nodes are removed
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub lock_idle: Duration,
 
-    /// Keep what was last known of each path that is read or watched in this directory, so that it is still told, as
-    /// stale, after a restart without ZooKeeper. It holds values; only its owner may read it. One directory a replica
+    /// Directory in which this replica keeps the last known state of each path that clients read or watch. After a
+    /// restart without ZooKeeper it serves that state, marked as stale. The files hold values, and only their owner may
+    /// read them. Each replica needs its own directory. Default: none
     #[arg(long, value_name = "DIR", env = "ROLLCALL_SNAPSHOT_DIR", conflicts_with = "embedded")]
     pub snapshot_dir: Option<PathBuf>,
 
@@ -171,7 +183,7 @@ fn within<T: PartialOrd + std::fmt::Debug + Copy>(
 /// Parses an address to listen on. A host name is refused: it may have several addresses, and they may change.
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
-        .map_err(|_| "it is no host name but an address and a port, as in 127.0.0.1:7700 or 0.0.0.0:7700".to_owned())
+        .map_err(|_| "give an IP address and a port, as in 127.0.0.1:7700 or 0.0.0.0:7700, not a host name".to_owned())
 }
 
 impl Options {
@@ -278,7 +290,7 @@ fn super_digest(text: &str) -> Result<String, String> {
     let is_base64 = |hash: &str| BASE64.decode(hash.as_bytes()).is_ok_and(|hash| hash.len() == SHA1_BYTES);
     match text.split_once(':') {
         Some((user, hash)) if !user.is_empty() && is_base64(hash) => Ok(text.to_owned()),
-        _ => Err("it is no USER:BASE64 of a SHA-1".to_owned()),
+        _ => Err("give USER:BASE64, with the base64 of a SHA-1 (20 bytes)".to_owned()),
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) enum Error {
     #[error("no node at {}", short(path.as_str()))]
     NoNode { path: NodePath },
     /// The lock id is unknown, or its lock is over.
-    #[error("no lock with this id: it was never given, or is over")]
+    #[error("no lock has this id: the id was never given out, or its lock has ended")]
     UnknownLock,
     /// A lock that was held or waited for is gone.
     #[error("lock {} is lost: {cause}", short(path.as_str()))]
@@ -43,22 +43,22 @@ pub(crate) enum Error {
     #[error("lock {} was taken over by a later stream with the same lock id", short(path.as_str()))]
     Superseded { path: NodePath },
     /// The session of a Register stream is over.
-    #[error("session expired: nothing was heard for its ttl of {ttl:?}")]
+    #[error("session expired: nothing was heard from its client for the ttl of {ttl:?}")]
     SessionExpired { ttl: Duration },
     /// The state that a page belongs to is gone.
     #[error("the state of {} that this page token belongs to is gone: start again without it", short(path.as_str()))]
     PageExpired { path: NodePath },
     /// The name is held by another.
-    #[error("{} is registered by another", short(path.as_str()))]
+    #[error("{} is registered by another program", short(path.as_str()))]
     NameTaken { path: NodePath },
     /// `create_only` met a node that exists.
     #[error("{} exists", short(path.as_str()))]
     NodeExists { path: NodePath },
     /// The lock has another limit.
-    #[error("lock {} may be held by {actual} at once, not {asked}", short(path.as_str()))]
+    #[error("lock {} has the limit {actual}, and the request asks for {asked}", short(path.as_str()))]
     LockLimitDiffers { path: NodePath, asked: u32, actual: u32 },
     /// The path is used for something other than a lock.
-    #[error("{} is no lock: {cause}", short(path.as_str()))]
+    #[error("{} is not a lock: {cause}", short(path.as_str()))]
     NotALock { path: NodePath, cause: &'static str },
     /// A durable node is where a registration should go.
     #[error("{} is a durable node, which a registration never takes over", short(path.as_str()))]
@@ -85,19 +85,22 @@ pub(crate) enum Error {
     #[error("zookeeper can't be reached")]
     BackendUnavailable,
     /// This replica is going down.
-    #[error("this replica is going down")]
+    #[error("this replica is shutting down")]
     Draining,
     /// The client's own deadline for the call is over.
     #[error("the deadline of the call is over")]
     DeadlineExceeded,
     /// A request was not complete in time.
-    #[error("the request was not complete {:.1} s after its begin", after.as_secs_f64())]
+    #[error("the request was still incomplete {:.1} s after it began", after.as_secs_f64())]
     RequestUnfinished { after: Duration },
     /// It is not known whether a write was carried out.
-    #[error("the connection to zookeeper was lost while {} was written: it may or may not have been", short(path.as_str()))]
+    #[error(
+        "the connection to zookeeper was lost during a write of {}: the write may or may not have been made",
+        short(path.as_str())
+    )]
     OutcomeUnknown { path: NodePath },
     /// A Delete took several transactions, of which only some were carried out.
-    #[error("a part of what is at and below {} was deleted, and then: {cause}", short(path.as_str()))]
+    #[error("only a part of the nodes at and below {} was deleted: {cause}", short(path.as_str()))]
     PartlyDeleted { path: NodePath, cause: Box<Error> },
     /// A quota that is set in ZooKeeper forbids the request.
     #[error("zookeeper's quota forbids this on {}", short(path.as_str()))]

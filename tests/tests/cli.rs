@@ -213,7 +213,7 @@ async fn a_registration_lasts_as_long_as_the_command() {
     let refused = shell.run(&["register", "/services/a:1", "--exclusive"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(
-        refused.stderr.starts_with("rollcall: /services/a:1 is registered by another\n  without --exclusive"),
+        refused.stderr.starts_with("rollcall: /services/a:1 is registered by another program\n  without --exclusive"),
         "{refused:?}"
     );
     let mut other = Registration::open(&shell.s.client).await;

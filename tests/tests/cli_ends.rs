@@ -128,7 +128,7 @@ async fn a_lock_that_is_granted_as_a_signal_comes_is_given_back() {
     holds("/jobs/b").await;
     says(&coming, "waiting for the lock /jobs/b").await;
     coming.signal(Signal::TERM);
-    says(&coming, "waiting for what is given back at the end").await;
+    says(&coming, "waiting for the release of locks and registrations").await;
     proxy.set_traffic(Traffic::Pass);
     assert_eq!(done(coming).await.code, Some(143));
     is_free(&shell, "/jobs/b").await;

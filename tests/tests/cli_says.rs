@@ -29,7 +29,7 @@ async fn who_waits_for_a_replica_is_told_for_which_and_why() {
     };
     let commands = [
         (&["get", "/a"][..], "waiting for /a"),
-        (&["tree", "/a"], "waiting for what is below /a"),
+        (&["tree", "/a"], "waiting for the nodes below /a"),
         (&["put", "/a", "--text", "x"], "waiting for the write of /a"),
         (&["delete", "/a"], "waiting for the deletion of /a"),
         (&["lock", "/a"], "waiting for the lock /a"),
@@ -93,7 +93,7 @@ async fn a_watch_says_what_it_waits_for_and_nothing_of_what_it_never_showed() {
     for format in ["text", "json"] {
         let mut command = shell.command_at(&grpc, &["watch", "/a", "-o", format]);
         let mut watch = Process::spawn(format, shell.directory.path(), &mut command);
-        says(&watch, "waiting for news of /a since 20").await;
+        says(&watch, "waiting for changes of /a since 20").await;
         says(&watch, &format!("{grpc} is there, but has no zookeeper")).await;
         watch.signal(Signal::TERM);
         let said = done(watch).await;

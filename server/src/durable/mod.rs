@@ -91,7 +91,7 @@ impl Durable {
             session.sync(path).await.map_err(|error| read_failed(path, error))?;
             is_synced = true;
         }
-        Err(Error::Internal { path: path.clone(), cause: "others write it all the time".to_owned() })
+        Err(Error::Internal { path: path.clone(), cause: "other clients keep changing it: try again".to_owned() })
     }
 
     /// Deletes a node, with everything below it if asked; of a lock that nobody holds or waits for, both nodes.
@@ -124,7 +124,7 @@ impl Durable {
                 Err(error) => return after_deletes(path, has_deleted, error),
             }
         }
-        let cause = "others write below it all the time".to_owned();
+        let cause = "other clients keep changing the nodes below it: try again".to_owned();
         after_deletes(path, has_deleted, Error::Internal { path: path.clone(), cause })
     }
 

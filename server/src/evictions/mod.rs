@@ -123,7 +123,7 @@ impl Evictions {
                 return Ok(removed);
             }
         }
-        Err(Error::Internal { path: path.clone(), cause: "it changes all the time".to_owned() })
+        Err(Error::Internal { path: path.clone(), cause: "other clients keep changing it: try again".to_owned() })
     }
 
     /// Lets a path be registered again.

@@ -134,7 +134,7 @@ impl PageToken {
             let revision = Revision(i64::from_str_radix(revision, 16).ok()?);
             Some(Self { revision, after: after.into() })
         });
-        let cause = || "it is none that a page came with".to_owned();
+        let cause = || "it must be the token that came with the page before, or empty".to_owned();
         parsed.map(Some).ok_or_else(|| Error::Protocol { field: "page_token", cause: cause() })
     }
 }

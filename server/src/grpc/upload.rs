@@ -88,7 +88,7 @@ impl Upload {
             }
             RequestForm::Reflection { .. } if self.kept > REFLECTION_BYTES => {
                 let limit = REFLECTION_BYTES as u64;
-                let what = "what a reflection stream asks, in bytes,";
+                let what = "the size of a reflection stream's requests, in bytes,";
                 Err(Error::LimitExceeded { reason: "TOO_MANY_BYTES", what, limit })
             }
             RequestForm::Reflection { .. } => {

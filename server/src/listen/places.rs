@@ -46,9 +46,9 @@ pub(crate) fn descriptors() -> usize {
 /// The limit that a connection is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Full {
-    #[error("there are {0} (--max-connections, or the number of descriptors)")]
+    #[error("{0} connections are open (limit: --max-connections, or the number of descriptors)")]
     InAll(usize),
-    #[error("there are {0} from this address (--max-connections-per-address)")]
+    #[error("{0} connections from this address are open (limit: --max-connections-per-address)")]
     Address(usize),
 }
 

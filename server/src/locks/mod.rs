@@ -174,7 +174,10 @@ impl Locks {
     fn come_back(&self, text: &str, request: &AcquireRequest, account: &Account) -> Result<Acquisition, Error> {
         let id = LockId::parse(text).ok_or(Error::UnknownLock)?;
         if *id.path() != request.path {
-            return Err(Error::Protocol { field: "lock_id", cause: format!("was not given for {}", request.path) });
+            return Err(Error::Protocol {
+                field: "lock_id",
+                cause: format!("it belongs to another lock than {}", request.path),
+            });
         }
         // The client's wait is for a lock that others hold. Here ZooKeeper is asked whether the lease exists, which
         // takes its time however short that wait is.

@@ -242,11 +242,11 @@ impl LockTask {
             Outcome::Busy => state.end(Err(Error::LockBusy { path, holders })),
             Outcome::Failed(error) => state.end(Err(error)),
             Outcome::Removed => {
-                let cause = "its node in zookeeper was deleted by another";
+                let cause = "another program has deleted its node in zookeeper";
                 state.lost(LostReason::Removed, Error::LockLost { path, cause });
             }
             Outcome::SessionLost => {
-                let cause = "the zookeeper session that carried it is over, or may be";
+                let cause = "the zookeeper session that held it has ended, or may have";
                 state.lost(LostReason::SessionLost, Error::LockLost { path, cause });
             }
         }

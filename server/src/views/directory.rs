@@ -48,11 +48,14 @@ pub(crate) struct Owner {
 pub(crate) enum OpenError {
     #[error("{} is in use by another process: every replica needs a directory of its own", .0.display())]
     InUse(PathBuf),
-    #[error("{} keeps what {theirs} holds, and this replica is to serve {ours}: give it another directory, or empty this one", path.display())]
+    #[error(
+        "{} keeps the views of {theirs}, but this replica serves {ours}: name another directory, or empty this one",
+        path.display()
+    )]
     Foreign { path: PathBuf, theirs: Owner, ours: Owner },
     #[error(
-        "{} {cause}: give it a directory of its own that belongs to the user of this process and that nobody else may write, as \
-         mkdir -m 700 makes it",
+        "{} {cause}: name a directory that belongs to the user of this process and that no other user may write, as \
+         mkdir -m 700 creates it",
         path.display()
     )]
     Unsafe { path: PathBuf, cause: String },
@@ -136,7 +139,7 @@ impl Directory {
             None => {
                 // The owner of these views is no longer known.
                 for name in self.names(is_view).map_err(io)? {
-                    tracing::error!(file = %self.path.join(&name).display(), "no note says whose this view is: removed");
+                    tracing::error!(file = %self.path.join(&name).display(), "removed a view of an unknown zookeeper");
                     self.remove_file(&name).map_err(io)?;
                 }
             }
@@ -148,7 +151,7 @@ impl Directory {
     pub(super) fn scan(&self, mut found: impl FnMut(FoundFile)) -> io::Result<()> {
         for name in self.names(is_unfinished)? {
             if let Err(error) = self.remove_file(&name) {
-                tracing::warn!(file = %self.path.join(&name).display(), %error, "what was not finished can't be removed");
+                tracing::warn!(file = %self.path.join(&name).display(), %error, "can't remove an unfinished file");
             }
         }
         for name in self.names(is_view)? {
@@ -194,7 +197,7 @@ impl Directory {
     }
 
     fn tell_unreadable(&self, name: &str, error: &ReadError) {
-        tracing::error!(file = %self.path.join(name).display(), %error, "a kept view can't be read, and is ignored");
+        tracing::error!(file = %self.path.join(name).display(), %error, "ignoring a view that can't be read");
     }
 
     /// Writes one view, completely or not at all.

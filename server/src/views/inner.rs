@@ -182,7 +182,7 @@ impl Inner {
             if !view.restore(state, as_of).await {
                 break;
             }
-            tracing::info!(path = %view.scope.path, "zookeeper is away: what was kept on disk is shown");
+            tracing::info!(path = %view.scope.path, "zookeeper can't be reached: serving a view from disk");
         }
         std::future::pending::<()>().await;
     }

@@ -40,11 +40,11 @@ pub(super) enum Fault {
     TooLarge(usize),
     #[error("it nests deeper than {MAX_STRUCT_DEPTH} levels")]
     TooDeep,
-    #[error("it is no google.protobuf.Struct")]
+    #[error("it is not a google.protobuf.Struct")]
     Malformed,
-    #[error("it has a text that is not UTF-8")]
+    #[error("it has a string that is not UTF-8")]
     NotUtf8,
-    #[error("{0} is no number in JSON")]
+    #[error("JSON can't express the number {0}")]
     NotANumber(f64),
 }
 

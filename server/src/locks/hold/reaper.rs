@@ -162,7 +162,7 @@ async fn reap(owner: &EphemeralSession, orphans: &mut HashMap<String, Orphan>) -
     let mut removals = stream::iter(removals).buffer_unordered(REMOVED_AT_ONCE);
     while let Some((path, name, removed)) = removals.next().await {
         match removed {
-            Ok(removal) => tracing::info!(%path, ?removal, "the ttl of a lock is over whose keeper is gone"),
+            Ok(removal) => tracing::info!(%path, ?removal, "the ttl of a lock whose replica is gone has run out"),
             Err(zk::Error::Refused(code)) => tracing::error!(%path, %code, "zookeeper refuses to delete a lease"),
             Err(_) => {
                 all_gone = false;

@@ -109,7 +109,7 @@ fn refused(shared: &Shared) {
     growth.not_before = Instant::now() + pause;
     growth.pause = (pause * 2).min(LONGEST_SURPLUS_PAUSE);
     drop(growth);
-    tracing::warn!(?pause, "zookeeper takes no more sessions (its maxClientCnxns?): trying again after a pause");
+    tracing::warn!(?pause, "zookeeper accepts no more sessions (see its maxClientCnxns); trying again after a pause");
 }
 
 /// Takes a session off the list.
@@ -141,10 +141,7 @@ async fn own(session: Session, id: SessionId, slot: usize, shared: &Arc<Shared>)
         () = tell_of_connections(&owner) => return,
         () = given_up(&owner) => leave(shared, id),
     }
-    tracing::info!(
-        session = format_args!("{:#x}", id.0),
-        "a zookeeper session that held nothing is left to its time-out"
-    );
+    tracing::info!(session = format_args!("{:#x}", id.0), "an unused zookeeper session is left to expire");
     drop(owner);
     writing.await;
 }
