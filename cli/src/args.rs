@@ -422,8 +422,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     if !text.starts_with(|character: char| character.is_ascii_digit()) {
         return Err(format!("{text:?} does not start with a whole number"));
     }
+    if !matches!(text.trim_start_matches(|character: char| character.is_ascii_digit()), "ms" | "s" | "m" | "h") {
+        return Err(format!("{text:?} needs a unit: ms, s, m or h"));
+    }
     let parsed = text.parse::<SignedDuration>().ok().and_then(|parsed| Duration::try_from(parsed).ok());
-    parsed.ok_or_else(|| format!("{text:?} needs a unit: ms, s, m or h"))
+    parsed.ok_or_else(|| format!("{text:?} is too long"))
 }
 
 /// Parses the value of `--wait`. The option may also have none.
@@ -504,6 +507,8 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
-        assert!(duration("5").is_err() && duration("s").is_err() && duration("-5s").is_err());
+        for bad in ["5", "s", "-5s", "5 s", "1h30m", "1.5h", "5s ago", "99999999999999999999h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
     }
 }

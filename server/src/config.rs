@@ -279,8 +279,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     if !text.starts_with(|character: char| character.is_ascii_digit()) {
         return Err(format!("{text:?} does not start with a whole number"));
     }
+    if !matches!(text.trim_start_matches(|character: char| character.is_ascii_digit()), "ms" | "s" | "m" | "h") {
+        return Err(format!("{text:?} needs a unit: ms, s, m or h"));
+    }
     let parsed = text.parse::<SignedDuration>().ok().and_then(|parsed| Duration::try_from(parsed).ok());
-    parsed.ok_or_else(|| format!("{text:?} needs a unit: ms, s, m or h"))
+    parsed.ok_or_else(|| format!("{text:?} is too long"))
 }
 
 /// Parses a user name and a hash of 20 bytes in base64. Anything else would match no user.

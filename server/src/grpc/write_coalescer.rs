@@ -28,11 +28,13 @@ use crate::contact::Contact;
 /// this many bytes, and those of one flush: a socket whose peer reads as fast as it is written to would otherwise occupy
 /// a thread for all that the peer's HTTP/2 window allows, 4 MiB in some 20 ms.
 const MAX_WAITING_BYTES: usize = 64 * 1024;
-/// Number of units that a read takes of the connection's turn on its thread. A unit is one of tokio's cooperative
-/// scheduling; a turn has 128. HTTP/2 reads for as long as there is something, 8 KiB at a time, before it begins any of
-/// the calls. 1 MiB has tens of thousands of calls without a body, or of calls that are cancelled at once. So a turn
-/// reads at most 16 KiB.
-const READ: usize = 64;
+/// Number of units that a turn of the connection's task on its thread has. A unit is one of tokio's cooperative
+/// scheduling.
+const TURN: usize = 128;
+/// Number of units that a read takes of a turn. HTTP/2 reads for as long as there is something, before it begins any of
+/// the calls, and 1 MiB has tens of thousands of calls without a body, or of calls that are cancelled at once. So a turn
+/// reads at most twice, some KiB each time (see [`Turnstile`]).
+const READ: usize = TURN / 2;
 /// Maximum number of reflection streams of a connection: grpcurl has one at a time, a user interface a few.
 pub(super) const CONNECTION_REFLECTIONS: usize = 4;
 
@@ -127,8 +129,10 @@ impl<S: AsyncWrite + Unpin> WriteCoalescer<S> {
         }
         self.has_written_much = self.taken >= MAX_WAITING_BYTES;
         if self.has_written_much {
-            // More follows.
+            // More follows. HTTP/2 reads and writes several times in one turn: that it is the same one shows in its
+            // units, which are used up from here on.
             self.waiting.clear();
+            take_units(context, TURN);
         } else {
             self.waiting = Vec::new();
         }
@@ -149,8 +153,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteCoalescer<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.waiting.len() >= MAX_WAITING_BYTES {
-            // The next turn may begin with a write, without a read.
-            if std::mem::take(&mut this.has_written_much) {
+            if this.has_written_much && !coop::has_budget_remaining() {
                 this.visitor.pass(context);
                 context.waker().wake_by_ref();
                 return Poll::Pending;
@@ -176,7 +179,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteCoalescer<S> {
         this.waiting.extend(this.pings.take().into_iter().flatten());
         match this.turn {
             _ if this.waiting.is_empty() => {}
-            FlushTurn::Ours => ready!(this.poll_empty(context))?,
+            FlushTurn::Ours => {
+                ready!(this.poll_empty(context))?;
+                this.waiting = Vec::new();
+            }
             FlushTurn::Awaited => return Poll::Ready(Ok(())),
             FlushTurn::Theirs => {
                 this.turn = FlushTurn::Awaited;
@@ -220,6 +226,16 @@ impl<S> WriteCoalescer<S> {
     }
 }
 
+/// Takes units of the turn, as far as it has them.
+fn take_units(context: &mut Context<'_>, count: usize) {
+    for _ in 0..count {
+        match coop::poll_proceed(context) {
+            Poll::Ready(unit) => unit.made_progress(),
+            Poll::Pending => break,
+        }
+    }
+}
+
 impl<S> Drop for WriteCoalescer<S> {
     fn drop(&mut self) {
         self.may_read_again();
@@ -233,7 +249,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for WriteCoalescer<S> {
         if this.turn == FlushTurn::Awaited {
             this.turn = FlushTurn::Ours;
         }
-        this.has_written_much = false;
+        if coop::has_budget_remaining() {
+            this.has_written_much = false;
+        }
         this.pings.poll(context, &this.peer.contact);
         let most = ready!(this.poll_may_read(context)).min(buffer.remaining());
         let mut new = ReadBuf::new(buffer.initialize_unfilled_to(most));
@@ -247,12 +265,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WriteCoalescer<S> {
         if count > 0 {
             this.pace.has_read(new.filled(), &this.peer.unread);
             // The socket has taken one unit itself.
-            for _ in 1..READ {
-                match coop::poll_proceed(context) {
-                    Poll::Ready(unit) => unit.made_progress(),
-                    Poll::Pending => break,
-                }
-            }
+            take_units(context, READ - 1);
         }
         buffer.advance(count);
         read
@@ -398,20 +411,26 @@ mod tests {
         assert_eq!(test.writes().iter().map(|write| write.len()).collect::<Vec<_>>(), [MAX_WAITING_BYTES - 1, 1]);
     }
 
-    #[test]
-    fn a_turn_writes_little_however_much_the_socket_takes() {
+    #[tokio::test]
+    async fn a_turn_writes_little_however_much_the_socket_takes_and_however_often_it_reads() {
         let mut test = Test::new(usize::MAX);
         let much = vec![b'x'; 100 * MAX_WAITING_BYTES];
-        let one_turn = |test: &mut Test| {
-            let before = test.writes().len();
-            while test.write(&much).is_some() {}
+        let mut one_turn = async |begins_with_a_read: bool| {
+            tokio::task::yield_now().await;
+            let (before, wakes) = (test.writes().len(), test.wakes.0.load(Ordering::Relaxed));
+            for round in 0..10 {
+                if round > 0 || begins_with_a_read {
+                    test.turn();
+                }
+                while test.write(&much).is_some() {}
+            }
+            let wakes = test.wakes.0.load(Ordering::Relaxed) - wakes;
+            assert!(wakes > 0, "the task has its next turn without being asked");
             test.writes().len() - before
         };
-        assert_eq!(one_turn(&mut test), 1);
-        assert_eq!(test.wakes.0.load(Ordering::Relaxed), 1, "the task has its next turn without being asked");
-        assert_eq!(one_turn(&mut test), 1, "a turn that begins with a write writes as much");
-        test.turn();
-        assert_eq!(one_turn(&mut test), 1);
+        assert_eq!(one_turn(true).await, 1);
+        assert_eq!(one_turn(false).await, 1, "a turn that begins with a write writes as much");
+        assert_eq!(one_turn(true).await, 1);
     }
 
     #[tokio::test]
