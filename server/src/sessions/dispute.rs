@@ -2,6 +2,10 @@
 //! [`FIRST_REWRITE_PAUSE`], and after a pause that doubles each time that they are overwritten again. So a program that
 //! writes its own data back whenever it sees others writes a handful of times, and the data of a program that has died
 //! are replaced.
+//!
+//! Every such write has the guard of all our writes: the session's own fence, and the version that was read before. A
+//! later incarnation ends the dispute. A missing node is put back instead. A refusal is tried again. A `set` goes
+//! first.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::time::Duration;

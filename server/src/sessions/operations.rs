@@ -1,4 +1,10 @@
 //! The operations in ZooKeeper for registrations: a bounded number is under way, the others wait in lanes.
+//!
+//! New claims have a lane of their own, claims of known registrations (resumed, updated, registered again) another, and
+//! removals one for each ZooKeeper session. In each lane the connections take turns. Removals of one session go in
+//! batches: one read of up to 48 nodes, one transaction, one write of the fence. Reads that check whether nodes still
+//! exist take up to 48 paths each. A removal that was asked for comes before them, and before a claim that the replica
+//! makes by itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -4,6 +4,10 @@
 //! connection that holds the watch, and every event before that answer is shown. Otherwise a sync makes the server of
 //! that connection catch up. All readers that wait on one session share it, whatever they read; a view is read for it
 //! only if an event says so.
+//!
+//! The wait ends after 2 s, or at once while the view has lost its connection: the answer is then stale. ZooKeeper was
+//! restored from a backup if syncs that began after the call were answered twice on one connection, and its history
+//! ends before the transaction. The answer is then `reset`, and the connection forgets the transaction.
 
 use tokio::time::Instant;
 

@@ -1,4 +1,14 @@
 //! Names of the znodes that are ours, or that a recipe puts beside a client's.
+//!
+//! ```text
+//! /.rollcall/fences/<session, 16 hex>   ephemeral; its version moves with every takeover from that session
+//! /.rollcall/leases/<32 hex>            records of locks with a ttl
+//! /.rollcall/locks/<2 hex>/<30 hex>     records of locks that were made through Rollcall, by the hash of the path
+//! /.rollcall/evicted/<hash of a path>   durable; the path of a registration that is kept out, and for how long
+//! ```
+//!
+//! Everything else is where clients put it: registrations are ephemeral nodes, their parents durable and empty; a lock
+//! is `/lock` (data: the limit) with its leases below it, and its queue is `/lock-__lock__`.
 
 use crate::types::{NodePath, SessionId};
 

@@ -7,6 +7,21 @@
 //! There are [`Config::sessions`] of them, and more if their ephemerals need it, up to [`Config::max_sessions`]: the
 //! surplus sessions. New paths go to surplus sessions only when the others are full, and to few of them, so that they
 //! empty again.
+//!
+//! Clients of one replica share the fate of its sessions. A session ends only when ZooKeeper says so in a handshake; a
+//! reply that says so ends the connection alone.
+//!
+//! ZooKeeper writes all ephemeral paths of a session that ends into one record. So a session takes a bounded number of
+//! bytes of paths (`SESSION_PATH_BYTES`), counted as they go over the wire. A path keeps its room for as long as its
+//! node exists, or may exist: a create without an answer until it is known what became of it, a node that ZooKeeper
+//! refuses to delete until its session ends or a later try succeeds. A node that is replaced on the same replica stays
+//! in its session.
+//!
+//! The default of `--max-sessions` is 40: with the sessions that watch it stays well below the 60 connections that
+//! ZooKeeper takes from one address. A surplus session that has held nothing for three minutes gets nothing any more,
+//! and is left to its time-out without a connection. While nobody is connected, or another session is being opened, a
+//! registration waits. When the pool is full, a new registration is refused, and a registration that existed before
+//! waits. All connections together may hold seven eighths of the pool's capacity, one connection a quarter of that.
 
 mod ephemeral;
 mod prepare;

@@ -13,8 +13,13 @@
 //!   long.
 //! - Watch events reach [`Watches`] before the answer of any later read of the session does.
 //!
-//! This speaks the protocol itself: the crate `zookeeper-client` can't cap its reconnection or stop a client that is
-//! cut off, carries out requests whose caller has gone, and hides the zxid of a write (ARCHITECTURE.md, "ZooKeeper").
+//! This speaks the protocol itself, because the crate `zookeeper-client`, which the tests and the benchmark use as an
+//! independent witness, can't keep these promises:
+//!
+//! - Its reconnection backs off without a cap, and it gives a session up by its own clock.
+//! - A client that is cut off can't be told to stop, and later evicts the client that took its session up.
+//! - It carries out requests whose caller has gone: they wait while it is disconnected.
+//! - It hides the transaction of a multi, which is the generation of every node that the multi created.
 
 mod connect;
 mod pending;

@@ -27,7 +27,8 @@ pub(crate) struct Event {
     pub(crate) kind: EventKind,
     /// The node's path.
     pub(crate) path: Arc<str>,
-    /// The transaction, if ZooKeeper sends it: 3.9 and newer do.
+    /// The transaction, if ZooKeeper sends it: 3.9 and newer do. It tells a registration's own writes from those of
+    /// others; without it each costs a read.
     pub(crate) zxid: Option<Zxid>,
 }
 

@@ -2,6 +2,13 @@
 //!
 //! Contenders are ordered as kazoo orders them, by their digits as text. ZooKeeper's sequence numbers end at
 //! 2147483647; every later contender gets that number again, so that its digits are no place in the queue ([`Digits`]).
+//!
+//! A contender of ours with such digits is given back at once. Contenders with digits of their own are served. When the
+//! queue is empty, its node is replaced by [delete, create] in one transaction, and counts from zero. A replica that
+//! finds a queue empty after 2,000,000,000 contenders replaces it then. Two processes of kazoo that wait in a queue
+//! without numbers may both take the lock: that is kazoo's, and the replacement keeps it from coming to that. A queue
+//! that is not open to everybody is left alone; at its end the lock is NOT_A_LOCK, and an operator has to replace the
+//! node.
 
 use crate::types::Stat;
 use crate::zk::layout::LOCK_MARK;

@@ -2,6 +2,10 @@
 //!
 //! The task goes on whether or not the client reads. Otherwise a client that does not read would keep the whole queue
 //! waiting. News that the client has not read are merged: the latest place in the queue, then the lock, then the end.
+//!
+//! The state says until when this replica can answer for the lock (`Vouched`). After that the stream sends no `held`
+//! and no heartbeat before the task has judged the evidence anew. So the horizon that a client was told holds for a
+//! replica that is stopped after any message. `docs/locks.md` has the arithmetic.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,10 @@
 //! Connects a session: to all addresses of all servers in turn, each with its handshake.
+//!
+//! For each connect all names are looked up. All addresses are tried in a random order, the server of the last
+//! connection last. A server that accepts the connection and says nothing, or closes it, leads to the next. A name that
+//! can't be looked up keeps the addresses that it had before. At most 16 addresses are tried in one round. Nothing is
+//! sent while there is no connection, and requests that a connection has not delivered when it is given up never
+//! arrive.
 
 use std::io;
 use std::net::SocketAddr;
