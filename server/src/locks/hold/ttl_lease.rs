@@ -261,8 +261,6 @@ impl TtlLease {
                     unwatched = None;
                     verified = stream;
                 }
-                // The latest stream counts, and it came here after the other replica took the lease.
-                KeeperWoken::Seen(Seen::Taken) if stream != verified => return Outcome::Retry,
                 KeeperWoken::Seen(Seen::Taken) => return self.superseded(verified),
                 // Before the record was watched, a release is the likely cause.
                 KeeperWoken::Seen(Seen::Gone(_)) if written || !watched => return Outcome::Released,
@@ -403,8 +401,8 @@ impl TtlLease {
         }
     }
 
-    /// Another replica has taken the lease from this stream. A stream that has come here since is the latest, and takes
-    /// it back.
+    /// Another replica has taken the lease from this stream. A stream that has come here since, and is open, is the
+    /// latest, and takes it back. One that has gone again does not: its client may be where the lease is.
     fn superseded(&self, stream: u64) -> Outcome {
         let path = self.record.path.clone();
         let ended = self.state.end_stream(stream, Err(Error::Superseded { path }));

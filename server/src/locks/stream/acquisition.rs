@@ -146,6 +146,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stream_that_came_since_and_has_gone_again_ends_with_the_one_that_was_superseded() {
+        let (state, _first) = lasting_stream(Some(Duration::from_secs(600)));
+        state.held(FencingToken(1));
+        drop(Acquisition::attach(state.clone(), None, None).unwrap());
+        assert!(matches!(*state.commands().borrow(), Command::Drop | Command::Keep(_)));
+        assert!(state.end_stream(1, Err(lost())), "its client may be at the replica that has the lease now");
+    }
+
+    #[tokio::test]
     async fn queued_comes_before_held_and_only_the_latest_place_is_told() {
         let (state, mut acquisition) = stream();
         state.queued(2, Arc::default());

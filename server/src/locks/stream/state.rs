@@ -266,10 +266,11 @@ impl AcquisitionState {
         });
     }
 
-    /// Ends the lock, unless a later stream than this one has come; returns whether the lock has ended.
+    /// Ends the lock, unless a later stream than this one has come and is still open; returns whether the lock has ended.
     pub(crate) fn end_stream(&self, stream: u64, end: Result<(), Error>) -> bool {
         self.change(|state| {
-            if state.stream != stream && state.phase != Phase::Over {
+            let came_since = state.stream != stream && *self.command.borrow() == Command::Go;
+            if came_since && state.phase != Phase::Over {
                 return false;
             }
             state.phase = Phase::Over;
