@@ -2,12 +2,9 @@
 
 mod structs;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use prost::Message as _;
 use rollcall_proto::server::v1;
 
 use super::status;
@@ -16,7 +13,7 @@ use crate::locks::{self, LockEvent};
 use crate::sessions::{Notice, RegistrationLostReason};
 use crate::types::{NodePath, PathError, Stat, Zxid};
 use crate::value::{EncodedValue, Value};
-use crate::views::{BackendState, Begin, Change, ChangeKind, State, ViewNode};
+use crate::views::{BackendState, Change, ChangeKind, ViewNode};
 
 /// Maximum size of an object as a `Struct`, in bytes. A larger object is shown raw.
 const MAX_STRUCT: usize = 1024 * 1024;
@@ -86,36 +83,8 @@ pub(super) fn stat_to_proto(stat: &Stat) -> v1::Stat {
     }
 }
 
-/// A node with a part of its children: at most `most`, and no more than fit into `room` bytes, but at least one after
-/// the first part. Only the first part has the value. Returns also the name after which the next part begins.
-pub(super) fn node_part(state: &State, begin: &Begin, most: usize, room: usize) -> (v1::Node, Option<Arc<str>>) {
-    /// Bytes that a child in a map takes besides its name and itself: tags and lengths.
-    const CHILD_OVERHEAD: usize = 16;
-    let (own, is_first) = (state.node.as_deref(), *begin == Begin::First);
-    let mut node = v1::Node {
-        path: state.path.as_str().to_owned(),
-        exists: own.is_some(),
-        value: own.filter(|_| is_first).and_then(|own| value_to_proto(&own.data)),
-        stat: own.map(|own| stat_to_proto(&own.stat)),
-        children: BTreeMap::new(),
-    };
-    let after = if let Begin::After(name) = begin { name } else { "" };
-    let mut bytes = node.encoded_len();
-    let mut last = None;
-    for (name, entry) in state.children.after(after) {
-        let child = entry_to_proto(entry);
-        bytes += name.len() + child.encoded_len() + CHILD_OVERHEAD;
-        if node.children.len() >= most || (bytes > room && (last.is_some() || is_first)) {
-            // If the node alone fills the first part, the next begins with the first child: after the empty name.
-            return (node, Some(last.unwrap_or_default()));
-        }
-        node.children.insert(name.to_string(), child);
-        last = Some(name.clone());
-    }
-    (node, None)
-}
-
-fn entry_to_proto(entry: &ViewNode) -> v1::Child {
+/// A child of a path that is read.
+pub(super) fn entry_to_proto(entry: &ViewNode) -> v1::Child {
     v1::Child { value: value_to_proto(&entry.data), stat: entry.is_readable.then(|| stat_to_proto(&entry.stat)) }
 }
 

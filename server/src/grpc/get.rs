@@ -11,7 +11,7 @@ use super::admission::{Admission, CallKind, account, acknowledged};
 use super::frames::{Frame, frame};
 use super::message::MAX_MESSAGE_BYTES;
 use super::times::LONGEST_WAIT;
-use super::{Service, convert};
+use super::{Service, convert, page};
 use crate::error::Error;
 use crate::types::{Revision, Zxid};
 use crate::views::{Begin, MadePart, PartForm, PartKey, Reached, Reader, State, StateReading};
@@ -113,7 +113,7 @@ async fn read(
 /// The part of an answer that is the same for every caller.
 fn page(state: &State, key: &PartKey) -> MadePart {
     let most = if key.size == 0 { usize::MAX } else { key.size };
-    let (node, next) = convert::node_part(state, &key.begin, most, MAX_MESSAGE_BYTES - GET_MARGIN);
+    let (node, next) = page::node_part(state, &key.begin, most, MAX_MESSAGE_BYTES - GET_MARGIN);
     let token = next.clone().map(|after| PageToken { revision: state.revision, after }.to_string());
     let response = v1::GetResponse {
         node: Some(node),

@@ -17,6 +17,7 @@ mod heartbeat;
 mod locks;
 mod message;
 mod pace;
+mod page;
 mod pings;
 mod put;
 mod register;

@@ -18,7 +18,7 @@ use super::admission::{CallKind, CallPlace, account, acknowledged};
 use super::frames::{Frame, frame};
 use super::heartbeat::{self, Heartbeat};
 use super::times::{FIRST_MEMORY_PAUSE, LONGEST_MEMORY_PAUSE};
-use super::{Responses, Service, convert, status};
+use super::{Responses, Service, convert, page, status};
 use crate::budget::Account;
 use crate::error::Error;
 use crate::metrics::Counter;
@@ -209,7 +209,7 @@ fn watch_response(revision: Revision, is_last: bool, event: Event) -> bytes::Byt
 }
 
 fn snapshot_part(state: &State, key: &PartKey) -> MadePart {
-    let (node, next) = convert::node_part(state, &key.begin, usize::MAX, PART_BYTES);
+    let (node, next) = page::node_part(state, &key.begin, usize::MAX, PART_BYTES);
     let (more, reset) = (next.is_some(), key.form == PartForm::Reset);
     let event = Event::Snapshot(v1::Snapshot { node: Some(node), more, reset });
     MadePart { bytes: watch_response(state.revision, !more, event), next: next.map(Begin::After) }

@@ -18,6 +18,7 @@ use super::plan::{
     GrantRefusal, Knowledge, LeaseCount, LockNodeCheck, LockStep, QueuePlace, RecentReading, grant_refusal,
     lock_node_after_read, next_step, place_in, place_later,
 };
+use super::position;
 use super::wait::{self, NodeWatch, Waited};
 use crate::clock;
 use crate::error::Error;
@@ -565,8 +566,7 @@ impl Attempt {
     fn tell_place(&self) {
         let Some((reading, ahead)) = self.reading() else { return };
         let ahead = if self.place == QueuePlace::First { 0 } else { ahead };
-        let position = u32::try_from(ahead.saturating_add(1)).unwrap_or(u32::MAX);
-        self.state.queued(position, reading.holders.clone());
+        position::tell(&self.state, &reading, ahead);
     }
 
     /// The names of the clients that keep the lock from this one: the holders, or else the first of the queue, which is

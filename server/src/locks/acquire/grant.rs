@@ -1,10 +1,11 @@
-//! The transaction that makes a lease, the look at the lease that is sent with it, and the conclusions from it.
+//! The transaction that makes a lease, the look at the lease that is sent with it, and the conclusions from it. Whether to
+//! grant is decided in [`plan`].
 
 use super::enqueue_batcher::{BatchResult, BatchedEnqueue, EnqueueBatcher};
 use super::plan::{self, Confirmation, LockNodeCheck};
 use crate::locks::outcome::{Outcome, StepError};
-use crate::locks::recipe::contenders::must_give_up;
 use crate::locks::recipe::lease_observation::{LeaseObservation, grants, observe};
+use crate::locks::recipe::limit::must_give_up;
 use crate::locks::recipe::own_nodes::{NodeState, OwnNodes};
 use crate::locks::recipe::queue_reader::QueueReader;
 use crate::locks::request::Terms;

@@ -20,4 +20,5 @@ pub(super) mod hints;
 mod plan;
 #[cfg(test)]
 mod plan_tests;
+mod position;
 mod wait;

@@ -30,8 +30,9 @@
 use tokio::time::Instant;
 
 use crate::locks::outcome::Outcome;
-use crate::locks::recipe::contenders::{Contender, Digits, NEAR, Queue, may_take};
+use crate::locks::recipe::contenders::{Contender, Digits, NEAR, Queue};
 use crate::locks::recipe::lease_observation::ObservedLock;
+use crate::locks::recipe::limit::may_take;
 use crate::locks::recipe::own_nodes::NodeState;
 use crate::locks::request::Wait;
 use crate::types::Zxid;

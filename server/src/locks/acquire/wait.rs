@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::handoff::{HandoffOffer, HandoffRecipient};
+use super::position;
 use crate::budget::Resource;
 use crate::locks::outcome::{Outcome, StepError};
 use crate::locks::recipe::lock_node::{self, Renewal};
@@ -177,8 +178,7 @@ pub(super) async fn for_new_digits(
             }
         }
         if terms.wait != Wait::Try {
-            let position = u32::try_from(reading.queue.len().saturating_add(1)).unwrap_or(u32::MAX);
-            state.queued(position, reading.holders.clone());
+            position::tell(state, &reading, reading.queue.len());
         }
         tokio::select! {
             biased;

@@ -6,7 +6,8 @@
 use bytes::Bytes;
 
 use super::commit::as_zk;
-use super::contenders::{Limit, is_worn_out, looks_like_a_lease};
+use super::contenders::{is_worn_out, looks_like_a_lease};
+use super::limit::Limit;
 use crate::error::Error;
 use crate::lock_nodes::{LockRecord, lock_record};
 use crate::locks::outcome::StepError;

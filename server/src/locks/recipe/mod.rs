@@ -13,6 +13,7 @@ pub(super) mod commit;
 pub(super) mod contenders;
 pub(super) mod lease_observation;
 pub(super) mod lease_record;
+pub(super) mod limit;
 pub(super) mod lock_id;
 pub(super) mod lock_node;
 pub(super) mod own_nodes;

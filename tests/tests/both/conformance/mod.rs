@@ -10,7 +10,7 @@
 //! - `reads`: multi reads, stats, `sync`, the transaction id in a read's header. `views/fetch.rs`, `views/state.rs`,
 //!   `durable/`, `locks/describe.rs`.
 //! - `watches`: which events are sent, once, in which order, before which answer, and which are not. `zk/hub.rs`,
-//!   `zk/watches.rs`, `views/consistent_read.rs`, `sessions/entry.rs`, `locks/acquire/wait.rs`.
+//!   `zk/watches.rs`, `views/consistent_read.rs`, `sessions/registration.rs`, `locks/acquire/wait.rs`.
 //! - `mortal`, `logins`, `words`, and the events of `setWatches2`: not the server, but other programs that share the
 //!   tree.
 
