@@ -37,50 +37,51 @@ use crate::zk::{self, Zk};
 
 /// The service's name in the health protocol.
 const SERVICE: &str = "rollcall.v1.Registry";
-/// The window of a connection, in bytes: what a client may have sent that no call has read. It is also twice what h2 gives
-/// to small frames that are unread, of which `grpc/pace.rs` lets far fewer come. With a larger one a connection can hold
-/// more memory, of which its account knows nothing; with a smaller one requests of 2 MiB get in each other's way.
+/// HTTP/2 window of a connection, in bytes: the data that a client may have sent and no call has read. It is also twice the
+/// room that h2 gives to unread small frames, of which `grpc/pace.rs` lets far fewer come. With a larger window a
+/// connection can hold more memory, which its account does not count; with a smaller one requests of 2 MiB delay each
+/// other.
 const WINDOW: u32 = 8 * 1024 * 1024;
-/// The most that the headers of a call may have, in bytes, each with 32 besides: a token of 8 KiB fits.
+/// Maximum size of the headers of a call, in bytes, 32 more for each header: a token of 8 KiB fits.
 const MAX_HEADERS: u32 = 16 * 1024;
-/// How many streams that were opened and cancelled may wait to be seen on one connection before it is taken for a flood
-/// and ended.
+/// Maximum number of cancelled streams of a connection that the server has not seen yet. A connection with more is a flood,
+/// and is ended.
 const CANCELLED_STREAMS: usize = 100_000;
-/// How long after it was told that the replica drains a connection is told to take no more streams to it.
+/// Time between the message that the replica drains and the GOAWAY of each connection.
 const BEFORE_GO_AWAY: Duration = Duration::from_millis(200);
-/// How long the end may take: giving back the locks that go with this process.
+/// Maximum time for the end, in which the replica gives back the locks that end with its process.
 const GOING_DOWN: Duration = Duration::from_secs(5);
-/// How long the last answers may take.
+/// Maximum time for the last answers.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
-/// How often gauges and health are brought up to date.
+/// Interval at which gauges and health are updated.
 const REFRESH: Duration = Duration::from_millis(100);
 
-/// What the server runs with: checked.
+/// The checked options of the server.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where to serve the embedded backend, which then takes ZooKeeper's place.
+    /// Address and options of the embedded backend, which then replaces ZooKeeper.
     pub(crate) embedded: Option<(SocketAddr, rollcall_embedded::Config)>,
     pub(crate) zookeeper: zk::Config,
-    /// What the replica is called, if the operator says so.
+    /// Name of the replica, if the operator has given one.
     pub(crate) name: Option<String>,
     pub(crate) listen: SocketAddr,
     pub(crate) http_listen: SocketAddr,
-    /// How long a connection may be silent before it is pinged, and then how long the answer may take.
+    /// Time after which a silent connection is pinged, and the time that it has to answer.
     pub(crate) keepalive: Duration,
-    /// How long clients may take to move when the replica is to stop.
+    /// Maximum time for clients to move when the replica stops.
     pub(crate) drain: Duration,
-    /// Connections of clients, on each port.
+    /// Limits of clients' connections, for each port.
     pub(crate) connections: Bounds,
-    /// What one connection may make the replica hold.
+    /// Limits of one connection.
     pub(crate) per_connection: budget::Limits,
-    /// What all connections together may.
+    /// Limits of all connections together.
     pub(crate) in_all: budget::Limits,
     pub(crate) api: grpc::Settings,
     /// Time after which a lock that nobody uses is removed; zero: never.
     pub(crate) lock_idle: Duration,
-    /// How long a view that nobody uses is kept.
+    /// Time for which an unused view is kept.
     pub(crate) view_idle: Duration,
-    /// Where to keep what is known, for a restart without ZooKeeper.
+    /// Directory of the last known states, for a restart without ZooKeeper.
     pub(crate) snapshot_dir: Option<PathBuf>,
 }
 
@@ -337,7 +338,7 @@ async fn let_clients_move(service: &Service, time: Duration, go_away: oneshot::S
         while service.admission.streams() > 0 {
             tokio::time::sleep(REFRESH).await;
         }
-        // What they did not take along is taken down.
+        // The registrations that clients did not take to another replica are removed.
         service.sessions.settled().await;
     };
     if tokio::time::timeout_at(deadline, moved).await.is_err() {

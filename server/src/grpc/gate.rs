@@ -60,7 +60,7 @@ pub(crate) struct Gate {
     width: GateWidth,
 }
 
-/// What the gate lets through.
+/// The calls that the gate lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum GateWidth {
     /// Every call.
@@ -139,7 +139,7 @@ fn is_grpc(request: &Request<Body>) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
 }
 
-/// What a request that is not of gRPC gets, as gRPC's specification has it.
+/// The answer to a request that is not gRPC, as gRPC's specification has it.
 fn not_grpc(metrics: &Metrics, method: &'static str) -> Response<Download> {
     metrics.call(method, "CONTENT_TYPE");
     let mut response = Response::new(Download::default());

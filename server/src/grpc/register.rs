@@ -35,7 +35,7 @@ struct OpenRegister {
     /// Whether the first response was sent. No heartbeat comes before `opened`.
     has_begun: bool,
     heartbeat: Option<Heartbeat>,
-    /// How long the ZooKeeper sessions outlive the replica's last message.
+    /// Time for which the ZooKeeper sessions outlive the replica's last message.
     horizon: Duration,
     contact: Option<Contact>,
     _reader: RequestReader,
@@ -73,7 +73,7 @@ impl Service {
 }
 
 impl OpenRegister {
-    /// How long the client may hear nothing before its registrations may be gone: with a ZooKeeper session, with its
+    /// Silence after which the client's registrations may be gone: with a ZooKeeper session, with its
     /// connection, or after its ttl.
     fn horizon_with(&self, ttl: Option<Duration>) -> Duration {
         let of_client = match (ttl, &self.contact) {

@@ -58,7 +58,7 @@ struct HeldUpRead {
     _held_back: Option<Arriving>,
 }
 
-/// How long the server waits for a request.
+/// The time that the server waits for a request.
 struct UploadPatience {
     began: Instant,
     /// Set on the first wait; most requests never wait.

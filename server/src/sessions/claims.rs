@@ -70,7 +70,7 @@ impl Content {
     }
 }
 
-/// What a claim may do about a node that exists.
+/// The right of a claim over a node that exists.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Policy {
     /// Any ephemeral is taken over.

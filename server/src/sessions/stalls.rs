@@ -61,7 +61,7 @@ pub(super) fn decided_at(is_overdue: bool, now: Instant) -> Instant {
     if is_overdue { now + RESTORE_DELAY } else { now }
 }
 
-/// What is done about a registration whose ZooKeeper session is over.
+/// The reaction to the end of the ZooKeeper session that held a registration.
 #[derive(Debug, PartialEq)]
 pub(super) enum AfterLoss {
     /// Nothing before this time.
