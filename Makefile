@@ -4,13 +4,18 @@ CARGO ?= cargo
 BUF := .cache/npm/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-zookeeper check test stubs bench bench-go setup build unit lint breaking deny packages wheel archive clean
+.PHONY: help run run-release run-zookeeper check test stubs bench bench-go setup build unit lint breaking deny packages wheel archive clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # RUN holds options for rollcall-server: make run RUN='--listen 127.0.0.1:7800 --http-listen 127.0.0.1:7801'
 run: ## Start rollcall-server here until Ctrl-C, everything in memory: needs Rust and a C compiler
+	@tests/ports.sh $(RUN)
+	$(CARGO) build --locked -p rollcall-server
+	@exec target/debug/rollcall-server --embedded $(RUN)
+
+run-release: ## The same, optimised: it takes twice as long to build
 	@tests/ports.sh $(RUN)
 	$(CARGO) build --locked --release -p rollcall-server
 	@exec target/release/rollcall-server --embedded $(RUN)
@@ -19,8 +24,8 @@ run-zookeeper: ## Start ZooKeeper and rollcall-server in front of it here, until
 	@tests/ports.sh $(RUN)
 	tests/setup.sh zookeeper
 	@command -v grpcurl >/dev/null || ! command -v go >/dev/null || tests/setup.sh grpcurl
-	$(CARGO) build --locked --release -p rollcall-server
-	@exec tests/run.sh $(RUN)
+	$(CARGO) build --locked -p rollcall-server
+	@ROLLCALL_SERVER_BIN=target/debug/rollcall-server exec tests/run.sh $(RUN)
 
 check: lint unit breaking ## Before each commit: format, lints, unit tests, the API beside the last release (needs Rust and npm)
 
