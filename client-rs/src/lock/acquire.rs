@@ -1,4 +1,4 @@
-//! From the first request for a lock to the grant.
+//! From the first request for a lock to the grant, or to the end of the time that the caller waits.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! Cuts a large answer into pages, and a large snapshot of a watch into parts: where one ends, and after which name the
-//! next begins. `get.rs` has the token between two pages, and `views/pins.rs` keeps the state that they are of.
+//! next begins (`views/by_name.rs` finds it). `get.rs` has the token between two pages, and `views/pins.rs` keeps the state that they are of.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! One path: its holder, its node in ZooKeeper, and what it needs next.
+//! One path: its holder, its node in ZooKeeper, and what it needs next: when the node is put back, restored, read again or
+//! let go (`idle_step`).
 //!
 //! Pure: a registration is told what has happened, and answers with steps and effects. The owner of all registrations
 //! carries the steps out (`advance`).

@@ -146,8 +146,8 @@ impl Attempt {
             let offer = self.recipient.as_mut().and_then(HandoffRecipient::try_take);
             self.accept(offer);
         }
-        let recent =
-            self.reading().map(|(reading, ahead)| RecentReading { ahead, lock: reading.lock, leases: reading.leases });
+        let recent = position::last_reading(self.reader.as_ref(), &self.nodes.contender)
+            .map(|(reading, ahead)| RecentReading { ahead, lock: reading.lock, leases: reading.leases });
         let known = Knowledge {
             is_wanted: self.state.is_wanted(),
             wait: self.terms.wait,
@@ -249,14 +249,6 @@ impl Attempt {
     fn reader(&mut self) -> &mut QueueReader {
         let (readers, owner, path) = (&self.context.readers, self.nodes.owner(), &self.terms.path);
         self.reader.get_or_insert_with(|| readers.reader(owner, path))
-    }
-
-    /// The last reading and the number of contenders ahead in it, if it lists the contender.
-    fn reading(&self) -> Option<(Arc<QueueSnapshot>, usize)> {
-        let NodeState::Exists(contender) = &self.nodes.contender else { return None };
-        let reading = self.reader.as_ref()?.recent();
-        let ahead = reading.queue.ahead_of(contender)?.len();
-        Some((reading, ahead))
     }
 
     fn hinted_limit(&self) -> Option<Zxid> {
@@ -564,9 +556,7 @@ impl Attempt {
     }
 
     fn tell_place(&self) {
-        let Some((reading, ahead)) = self.reading() else { return };
-        let ahead = if self.place == QueuePlace::First { 0 } else { ahead };
-        position::tell(&self.state, &reading, ahead);
+        position::tell(&self.state, self.reader.as_ref(), &self.nodes.contender, &self.place);
     }
 
     /// The names of the clients that keep the lock from this one: the holders, or else the first of the queue, which is

@@ -178,7 +178,7 @@ pub(super) async fn for_new_digits(
             }
         }
         if terms.wait != Wait::Try {
-            position::tell(state, &reading, reading.queue.len());
+            position::tell_behind(state, &reading, reading.queue.len());
         }
         tokio::select! {
             biased;
