@@ -333,7 +333,7 @@ async fn wrong_arguments_of_the_server_say_what_is_meant() {
     for (options, hints) in [
         (&[][..], ["--embedded", "--zookeeper"]),
         (&["--embedded", "--zookeeper", "zk:2181"], ["--embedded", "--zookeeper"]),
-        (&["--embedded", "--listen", "localhost:7700"], ["--listen", "no host name"]),
+        (&["--embedded", "--listen", "localhost:7700"], ["--listen", "not a host name"]),
     ] {
         let directory = scratch("wrong");
         let mut command = Command::new(server::program());

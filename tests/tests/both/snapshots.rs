@@ -195,7 +195,7 @@ async fn a_directory_of_another_replica_or_another_tree_is_refused() {
     };
     refused_as(&s.hosts(), "is in use by another process").await;
     s.cut.server.process().kill();
-    refused_as(&format!("{}/elsewhere", s.cut.proxy.address()), "keeps what").await;
+    refused_as(&format!("{}/elsewhere", s.cut.proxy.address()), "keeps the views of").await;
     // The server that the directory belongs to can use it again.
     s.cut.server = Server::start_with(&s.hosts(), &["--snapshot-dir", text(s.directory.path())]).await;
 }
