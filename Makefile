@@ -15,7 +15,7 @@ run: ## Start rollcall-server here until Ctrl-C, everything in memory: needs Rus
 	$(CARGO) build --locked -p rollcall-server
 	@exec target/debug/rollcall-server --embedded $(RUN)
 
-run-release: ## The same, optimised: it takes twice as long to build
+run-release: ## The same, optimised: it takes half as long again to build
 	@tests/ports.sh $(RUN)
 	$(CARGO) build --locked --release -p rollcall-server
 	@exec target/release/rollcall-server --embedded $(RUN)
