@@ -344,7 +344,7 @@ impl Attempt {
         let contender = self.nodes.contender.clone();
         let is_try = self.terms.wait == Wait::Try;
         let reader = self.reader();
-        // A client that only tries is told the holders of this moment.
+        // A client that only tries gets the present holders.
         let joined = match &contender {
             NodeState::Exists(name) if !is_try => reader.join(name),
             _ => None,
@@ -547,7 +547,7 @@ impl Attempt {
         }
     }
 
-    /// Tells the client its place, by the last reading. A client that only tries is told one place: that before the
+    /// Sends the client its position by the last reading. A client that only tries gets one position, just before the
     /// lock.
     fn announce(&self) {
         if self.terms.wait != Wait::Try {

@@ -73,7 +73,7 @@ impl Hints {
     }
 
     /// The transaction that wrote `limit` into the lock node, if the node held that number when it was last read. A
-    /// later change is found before the lock is told as held.
+    /// later change is found before the client gets `held`.
     pub(crate) fn limit_written(&self, path: &NodePath, limit: u32) -> Option<Zxid> {
         self.limits.get(path).filter(|hint| hint.limit == limit).map(|hint| hint.written)
     }

@@ -22,7 +22,7 @@
 //!   whatever the number of leases.
 //! - A client that only tries waits for nothing, and a wait that is over ends where the next wait would begin.
 //! - A kazoo of 2.1 or older takes a lease without being the first. So the leases are counted once more after the
-//!   grant, and the latest one too many is given back before the client is told ([`confirm`]).
+//!   grant, and the latest one too many is given back before the client gets `held` ([`confirm`]).
 //!
 //! Every step may be repeated. After any trouble the attempt forgets the facts that may have changed, and asks for the
 //! next step.

@@ -1,8 +1,8 @@
 //! The certainty that a lease exists, by the evidence of its session. Pure.
 //!
 //! A session certainly exists for its time-out after a write was sent that ZooKeeper has carried out. As long as such a
-//! write is recent, the lock is told as held; when it grows too old, the client is told that its lock is in doubt; and
-//! before ZooKeeper can have given the lock to another client, it is told that the lock is lost.
+//! write is recent, the client has `held`. When it grows too old, the client gets `suspended`. Before ZooKeeper can have
+//! given the lock to another client, the client gets `lost`.
 
 use std::time::Duration;
 
